@@ -1,0 +1,1 @@
+"""The project's `evaluate` modules, one folder each: load one with `evaluate.load("<path of its folder>")`."""
