@@ -1,0 +1,105 @@
+"""Configuration of CVLS: two sub-configurations (vision, text), the sizes of the segmenter, the switches of its losses."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+
+def _as_config(config: dict | PreTrainedConfig, name: str) -> PreTrainedConfig:
+    if isinstance(config, PreTrainedConfig):
+        return config
+    if "model_type" not in config:
+        raise ValueError(f"`{name}` needs a `model_type` (such as 'resnet' or 'roberta'), got the keys {sorted(config)}")
+    return AutoConfig.for_model(**config)
+
+
+@strict
+class CVLSConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`CVLSModel`]. Without arguments: a ResNet-50 class segmenter with a RoBERTa-base class text encoder.
+
+    Args:
+        backbone_config: configuration of any `AutoBackbone` (ResNet, ConvNeXt, Swin, DINO, Hiera ...).
+        text_config: configuration of any `AutoModel` text encoder.
+        hidden_size: channels of coarse tokens, words and sentence queries.
+        pixel_size: channels of the stride-4 pixel features.
+        token_stride: pixels of the frame a coarse token covers, in each direction; a power of two from 8 on.
+        num_temporal_layers: attention layers over the coarse tokens of the whole clip.
+        num_fusion_layers: layers in which tokens attend to words and the sentence attends to tokens.
+        num_attention_heads: heads of all attention layers.
+        num_frames: frames of a clip, in training and in each window of inference.
+        bce_weight, dice_weight, presence_weight, contrast_weight: weights of the parts of the loss.
+            `contrast_weight=0` switches the contrastive objective off, its similarity included.
+        contrast_size: channels D of pixel and sentence embeddings in the contrast.
+        temperature: tau of the contrast.
+        channel_filter: Language-relevant Channel Filter (LCF) on or off.
+        kept_channels: rho, the share of channels that a sentence keeps, in (0, 1].
+        hard_instances: Relative Hard Instance Construction (RHIC) on or off (off: mean pooling).
+        hard_temperature: tau_h of RHIC; the lower, the harder.
+        across_frames: negatives from all annotated frames of the clip (true), or of the positive's own frame (false).
+        similarity_in_masks: whether the similarity map of the contrast is a part of the mask logits.
+    """
+
+    model_type = "cvls"
+    sub_configs = {"backbone_config": AutoConfig, "text_config": AutoConfig}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    hidden_size: int = 256
+    pixel_size: int = 64
+    token_stride: int = 32
+    num_temporal_layers: int = 2
+    num_fusion_layers: int = 2
+    num_attention_heads: int = 8
+    num_frames: int = 8
+    initializer_range: float = 0.02
+    bce_weight: float = 4.0
+    dice_weight: float = 1.0
+    presence_weight: float = 0.5
+    contrast_weight: float = 0.3
+    contrast_size: int = 64
+    temperature: float = 0.1
+    channel_filter: bool = True
+    kept_channels: float = 0.5
+    hard_instances: bool = True
+    hard_temperature: float = 0.5
+    across_frames: bool = True
+    similarity_in_masks: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.backbone_config is None:
+            self.backbone_config = {"model_type": "resnet", "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+        if self.text_config is None:
+            self.text_config = {
+                "model_type": "roberta",
+                "vocab_size": 50265,
+                "max_position_embeddings": 514,
+                "type_vocab_size": 1,
+            }
+        self.backbone_config = _as_config(self.backbone_config, "backbone_config")
+        self.text_config = _as_config(self.text_config, "text_config")
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Called by `@strict`; raises a `ValueError` that names the field."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
+                f"({self.num_attention_heads})"
+            )
+        if self.hidden_size % 8 or self.pixel_size % 8:
+            raise ValueError(
+                f"`hidden_size` and `pixel_size` must be multiples of 8, got {self.hidden_size} and {self.pixel_size}"
+            )
+        if self.token_stride < 8 or self.token_stride & (self.token_stride - 1):
+            raise ValueError(f"`token_stride` must be a power of two from 8 on, got {self.token_stride}")
+        if not 0 < self.kept_channels <= 1:
+            raise ValueError(f"`kept_channels` is a share in (0, 1], got {self.kept_channels}")
+        for name in ("temperature", "hard_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}")
+        for name in ("bce_weight", "dice_weight", "presence_weight", "contrast_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+
+
+__all__ = ["CVLSConfig"]

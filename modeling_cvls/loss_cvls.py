@@ -1,0 +1,177 @@
+r"""The losses of CVLS: masks (BCE, Dice), presence, and the contrastive objective with its two strategies.
+
+Liang, Luo, Wu and Yang, "Contrastive Video-Language Segmentation" (arXiv 2109.14131), give the ideas; the equations are
+this project's reading of them. B clips, K sentences a clip, T frames, M instances, R = M + 1 regions (the instances, and
+last the background), P positions of the grid, D channels.
+
+Each function is pure: tensors in, tensors out.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def channel_filter(gate_logits: torch.Tensor, kept_channels: float) -> torch.Tensor:
+    r"""Language-relevant Channel Filter (LCF): which channels a sentence keeps.
+
+    $g = \sigma(W e)$; the $\lceil \rho D \rceil$ channels with the largest g get 1, all others 0. Straight-through: the
+    gradient of the filter is that of g, so that the choice learns; a dropped channel stays exactly 0.
+
+    Args:
+        gate_logits: (..., D) $W e$.
+        kept_channels: $\rho$ in (0, 1].
+
+    Returns:
+        (..., D) of zeros and ones, dtype of `gate_logits`.
+    """
+    gates = gate_logits.sigmoid()
+    kept = math.ceil(kept_channels * gates.shape[-1])
+    chosen = gates.topk(kept, dim=-1).indices
+    hard = torch.zeros_like(gates).scatter(-1, chosen, 1.0)
+    return hard + (gates - gates.detach())
+
+
+def regions_of(
+    instance_masks: torch.Tensor, annotated_instances: torch.Tensor, annotated_frames: torch.Tensor
+) -> torch.Tensor:
+    """The regions of each annotated frame: its instances, and last the background, which no instance covers.
+
+    Args:
+        instance_masks: (B, T, M, h, w) bool, on the grid of the contrast.
+        annotated_instances: (B, T, M) bool.
+        annotated_frames: (B, T) bool.
+
+    Returns:
+        (B, T, M + 1, h * w) bool. A region without positions does not exist and takes no part.
+    """
+    masks = instance_masks & annotated_instances[..., None, None]
+    background = ~masks.any(dim=2, keepdim=True)
+    return (torch.cat([masks, background], dim=2) & annotated_frames[..., None, None, None]).flatten(-2)
+
+
+def instance_embeddings(
+    pixel_embeddings: torch.Tensor,
+    similarity: torch.Tensor,
+    regions: torch.Tensor,
+    referred: torch.Tensor,
+    hard_temperature: float | None,
+) -> torch.Tensor:
+    r"""Relative Hard Instance Construction (RHIC): an embedding a region, from the positions that are hard within it.
+
+    $v = \mathrm{normalize}(\sum_p a_p \hat f_p)$ with $a = \mathrm{softmax}_p(\mp s_p / \tau_h)$ over the region: the
+    least similar positions weigh most in a referred region, the most similar in an unreferred one. No gradient passes
+    through the weights. $\tau_h \to \infty$, here `None`, is mean pooling.
+
+    Args:
+        pixel_embeddings: (B, K, T, P, D) $\hat f$, normalised.
+        similarity: (B, K, T, P) $s_p = \langle \hat f_p, \hat e \rangle$.
+        regions: (B, T, R, P) bool.
+        referred: (B, K, R) bool.
+        hard_temperature: $\tau_h$, or None.
+
+    Returns:
+        (B, K, T, R, D), of length 1 where the region exists, else 0.
+    """
+    regions = regions[:, None]  # the same for every sentence
+    if hard_temperature is None:
+        hardness = torch.zeros_like(similarity)[:, :, :, None]
+    else:
+        sign = 1.0 - 2.0 * referred.to(similarity.dtype)
+        hardness = sign[:, :, None, :, None] * similarity.detach()[:, :, :, None] / hard_temperature
+    hardness = hardness.masked_fill(~regions, torch.finfo(similarity.dtype).min)
+    weights = hardness.softmax(dim=-1) * regions
+    return F.normalize(torch.einsum("bktrp,bktpd->bktrd", weights, pixel_embeddings), dim=-1)
+
+
+def contrastive_loss(
+    sentence_embeddings: torch.Tensor,
+    instances: torch.Tensor,
+    region_exists: torch.Tensor,
+    referred: torch.Tensor,
+    temperature: float,
+    across_frames: bool = True,
+) -> torch.Tensor:
+    r"""The contrast of referred against unreferred regions, across the frames of a clip.
+
+    $$L = \mathrm{mean}_{v^+} -\log \frac{\exp(\langle \hat e, v^+ \rangle / \tau)}
+        {\exp(\langle \hat e, v^+ \rangle / \tau) + \sum_{v^-} \exp(\langle \hat e, v^- \rangle / \tau)}$$
+
+    Each referred region of each annotated frame is a positive; the negatives are the unreferred regions of all annotated
+    frames of the clip (`across_frames`), or of the positive's own frame.
+
+    Args:
+        sentence_embeddings: (B, K, D) $\hat e$, normalised.
+        instances: (B, K, T, R, D) normalised instance embeddings v.
+        region_exists: (B, T, R) bool.
+        referred: (B, K, R) bool; a padding sentence refers to nothing.
+        temperature: $\tau$.
+
+    Returns:
+        Scalar: mean over the positives of each sentence, then over the sentences that have one (0 where none has).
+    """
+    logits = torch.einsum("bktrd,bkd->bktr", instances, sentence_embeddings) / temperature
+    exists = region_exists[:, None].expand(logits.shape)
+    positive = exists & referred[:, :, None]
+    negative = exists & ~referred[:, :, None]
+
+    # a large finite number, as logsumexp over nothing but -inf has no gradient
+    negatives = logits.masked_fill(~negative, torch.finfo(logits.dtype).min / 2)
+    dims = (2, 3) if across_frames else (3,)
+    negatives = negatives.logsumexp(dim=dims, keepdim=True)
+
+    # -log(exp(a) / (exp(a) + exp(b))) = softplus(b - a)
+    losses = F.softplus(negatives - logits) * positive
+    num_positives = positive.sum(dim=(2, 3))
+    per_sentence = losses.sum(dim=(2, 3)) / num_positives.clamp(min=1)
+    return per_sentence.sum() / (num_positives > 0).sum().clamp(min=1)
+
+
+def mask_losses(
+    mask_logits: torch.Tensor,
+    masks: torch.Tensor,
+    pair_mask: torch.Tensor,
+    pixel_mask: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Binary cross-entropy and Dice, each averaged over (sentence, frame) pairs.
+
+    BCE is the mean over the pixels of a pair. Dice is $1 - (2 \sum p y + 1) / (\sum p + \sum y + 1)$ (Milletari et al.,
+    V-Net, 2016) over the pairs whose referent is visible: an empty truth is BCE's and presence's affair.
+
+    Args:
+        mask_logits: (B, K, T, H, W).
+        masks: (B, K, T, H, W) bool.
+        pair_mask: (B, K, T) bool, the pairs with a known truth.
+        pixel_mask: (B, H, W) bool, false on padding.
+
+    Returns:
+        Two scalars: BCE, Dice.
+    """
+    dtype = mask_logits.dtype
+    valid = pixel_mask[:, None, None].to(dtype)
+    truth = masks.to(dtype) * valid
+    bce = F.binary_cross_entropy_with_logits(mask_logits, truth, reduction="none") * valid
+    bce = bce.sum(dim=(-2, -1)) / valid.sum(dim=(-2, -1))
+    probabilities = mask_logits.sigmoid() * valid
+    overlap = (probabilities * truth).sum(dim=(-2, -1))
+    dice = 1 - (2 * overlap + 1) / (probabilities.sum(dim=(-2, -1)) + truth.sum(dim=(-2, -1)) + 1)
+    visible = pair_mask & (truth.sum(dim=(-2, -1)) > 0)
+    return _mean(bce, pair_mask), _mean(dice, visible)
+
+
+def presence_loss(presence_logits: torch.Tensor, present: torch.Tensor, sentence_mask: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of "this clip contains a referent of this sentence".
+
+    Args:
+        presence_logits: (B, K).
+        present: (B, K) bool.
+        sentence_mask: (B, K) bool, false on padding.
+    """
+    losses = F.binary_cross_entropy_with_logits(presence_logits, present.to(presence_logits.dtype), reduction="none")
+    return _mean(losses, sentence_mask)
+
+
+def _mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of `values` where `mask` is true; 0, still with a graph, where it is true nowhere."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)

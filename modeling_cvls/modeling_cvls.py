@@ -1,0 +1,586 @@
+"""CVLS: the segmenter. A clip is seen once; each sentence is read, fused with the clip, and drawn as masks."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+
+from .configuration_cvls import CVLSConfig
+from .loss_cvls import (
+    channel_filter,
+    contrastive_loss,
+    instance_embeddings,
+    mask_losses,
+    presence_loss,
+    regions_of,
+)
+
+
+@dataclass
+class CVLSOutput(ModelOutput):
+    """
+    Args:
+        loss: scalar, the weighted sum of `losses`; when `referents` and the instances are given.
+        mask_logits: (B, K, T, H/4, W/4) logits of the masks, on the grid of the (padded) frames.
+        presence_logits: (B, K) logits of "this clip contains a referent of this sentence".
+        similarity: (B, K, T, H/4, W/4) in [-1, 1], the contrast's similarity of each position to the sentence; None where
+            the contrast is switched off.
+        losses: the unweighted parts of the loss: bce, dice, presence, contrast.
+    """
+
+    loss: torch.FloatTensor | None = None
+    mask_logits: torch.FloatTensor | None = None
+    presence_logits: torch.FloatTensor | None = None
+    similarity: torch.FloatTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention written out; transformers' interface has the faster versions of the same."""
+    weights = query @ key.transpose(-2, -1) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = weights.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class CVLSAttention(nn.Module):
+    """Multi-head attention of queries (N, Q, C) to a memory (N, S, C); `memory_mask` (N, S) is false on padding."""
+
+    is_causal = False
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, queries: torch.Tensor, memory: torch.Tensor, memory_mask: torch.Tensor) -> torch.Tensor:
+        def heads(x):
+            return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+        bias = torch.zeros_like(memory_mask, dtype=queries.dtype)
+        bias = bias.masked_fill(~memory_mask, torch.finfo(queries.dtype).min)[:, None, None]
+        bias = bias.expand(-1, 1, queries.shape[1], -1)
+        attend: Callable = eager_attention_forward
+        if self.config._attn_implementation != "eager":
+            attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        attended, _ = attend(
+            self,
+            heads(self.query(queries)),
+            heads(self.key(memory)),
+            heads(self.value(memory)),
+            attention_mask=bias,
+            scaling=self.head_dim**-0.5,
+            dropout=0.0,
+        )
+        return self.output(attended.flatten(-2))
+
+
+class CVLSLayer(nn.Module):
+    """Pre-norm attention to a memory, then a feed-forward network."""
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size)
+        self.attention = CVLSAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.hidden_size, 2 * config.hidden_size),
+            nn.GELU(),
+            nn.Linear(2 * config.hidden_size, config.hidden_size),
+        )
+
+    def forward(
+        self, x: torch.Tensor, memory_mask: torch.Tensor, memory: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Without `memory`: self-attention."""
+        normed = self.norm1(x)
+        x = x + self.attention(normed, normed if memory is None else memory, memory_mask)
+        return x + self.feed_forward(self.norm2(x))
+
+
+class CVLSPyramid(nn.Module):
+    """Feature pyramid (Lin et al., 2017) to stride 4, its coarse levels `hidden_size` wide and its finest `pixel_size`."""
+
+    def __init__(self, config: CVLSConfig, channels: list[int]):
+        super().__init__()
+        *coarse, _ = reversed(channels)
+        self.token_stride = config.token_stride
+        self.finest = nn.Conv2d(channels[0], config.pixel_size, 1)
+        self.laterals = nn.ModuleList(nn.Conv2d(c, config.hidden_size, 1) for c in coarse)
+        self.to_finest = nn.Conv2d(config.hidden_size, config.pixel_size, 1)
+        self.smooth = nn.Sequential(
+            nn.Conv2d(config.pixel_size, config.pixel_size, 3, padding=1),
+            nn.GroupNorm(8, config.pixel_size),
+            nn.GELU(),
+        )
+
+    def forward(self, features: list[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (N, C_i, h_i, w_i), finest first, of frames height x width -> stride-4 features (N, pixel_size,
+        height/4, width/4), coarse features (N, hidden_size, height/token_stride, width/token_stride)."""
+        finest, *coarse = features
+        grid = (height // self.token_stride, width // self.token_stride)
+        top_down = tokens = None
+        for lateral, feature in zip(self.laterals, reversed(coarse), strict=True):
+            level = lateral(feature)
+            if top_down is not None:
+                level = level + _resize(top_down, level.shape[-2:])
+            top_down = level
+            if tokens is None or level.shape[-2] <= grid[0]:
+                tokens = level
+        pixels = self.finest(finest)
+        pixels = _resize(pixels, (height // 4, width // 4)) + _resize(
+            self.to_finest(top_down), (height // 4, width // 4)
+        )
+        return self.smooth(pixels), _resize(tokens, grid)
+
+
+class CVLSMotion(nn.Module):
+    """Local motion: differences of neighbouring frames' stride-4 features, convolved down to the coarse grid.
+
+    Attention over coarse tokens alone does not learn which way an object moves in any short training; differences at
+    full resolution show it at once.
+    """
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__()
+        steps = int(math.log2(config.token_stride // 4))
+        sizes = [2 * config.pixel_size] + [config.pixel_size] * (steps - 1) + [config.hidden_size]
+        self.down = nn.Sequential()
+        for size_in, size_out in zip(sizes[:-1], sizes[1:], strict=True):
+            self.down.append(nn.Conv2d(size_in, size_out, 3, stride=2, padding=1))
+            self.down.append(nn.GroupNorm(8, size_out))
+            self.down.append(nn.GELU())
+
+    def forward(self, pixels: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
+        """(B, T, C, h, w) stride-4 features -> (B, T, hidden_size, h', w') on the coarse grid."""
+        steps = pixels[:, 1:] - pixels[:, :-1]
+        steps = steps * (frame_mask[:, 1:] & frame_mask[:, :-1])[..., None, None, None]
+        still = torch.zeros_like(pixels[:, :1])  # before the first and after the last frame nothing is known to move
+        differences = torch.cat([torch.cat([still, steps], dim=1), torch.cat([steps, still], dim=1)], dim=2)
+        return self.down(differences.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+
+
+class CVLSPosition(nn.Module):
+    """Where a coarse token is: Fourier features of its place in the frame (0 to 1) and its frame's number."""
+
+    octaves = 6
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__()
+        self.project = nn.Linear(3 * 2 * self.octaves, config.hidden_size)
+
+    def forward(self, num_frames: int, height: int, width: int) -> torch.Tensor:
+        """-> (T, h, w, hidden_size)."""
+        weight = self.project.weight
+        axes = (
+            torch.arange(num_frames, device=weight.device) / 32,
+            (torch.arange(height, device=weight.device) + 0.5) / height,
+            (torch.arange(width, device=weight.device) + 0.5) / width,
+        )
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        angles = place[..., None] * math.pi * 2.0 ** torch.arange(self.octaves, device=weight.device)
+        return self.project(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2).to(weight.dtype))
+
+
+class CVLSVision(nn.Module):
+    """See a clip once, whatever the number of its sentences: backbone, pyramid, motion, temporal attention."""
+
+    def __init__(self, config: CVLSConfig, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.pyramid = CVLSPyramid(config, list(backbone.channels))
+        self.motion = CVLSMotion(config)
+        self.position = CVLSPosition(config)
+        self.layers = nn.ModuleList(CVLSLayer(config) for _ in range(config.num_temporal_layers))
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, frames: torch.Tensor, frame_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames (B, T, 3, H, W) of one size, without padding but in T -> stride-4 pixel features
+        (B, T, pixel_size, H/4, W/4), coarse tokens (B, T, h, w, hidden_size)."""
+        features = self.backbone(frames.flatten(0, 1)).feature_maps
+        pixels, tokens = self.pyramid(list(features), *frames.shape[-2:])
+        pixels = pixels.unflatten(0, frames.shape[:2])
+        tokens = tokens.unflatten(0, frames.shape[:2]) + self.motion(pixels, frame_mask)
+        tokens = tokens.movedim(2, -1)
+        tokens = tokens + self.position(*tokens.shape[1:4])
+
+        token_mask = frame_mask[:, :, None, None].expand(tokens.shape[:4]).flatten(1)
+        attended = tokens.flatten(1, 3)
+        for layer in self.layers:
+            attended = layer(attended, token_mask)
+        return pixels, self.norm(attended).view(tokens.shape)
+
+
+class CVLSLanguage(nn.Module):
+    """Read sentences: any text encoder, its words projected to the segmenter's width, their mean the sentence."""
+
+    def __init__(self, config: CVLSConfig, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.project = nn.Linear(config.text_config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, L) -> words (N, L, hidden_size), sentences (N, hidden_size)."""
+        words = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        words = self.norm(self.project(words))
+        weights = attention_mask[..., None].to(words.dtype)
+        return words, (words * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+class CVLSFusionLayer(nn.Module):
+    """The clip's tokens attend to the words and the sentence; the sentence attends to the clip's tokens."""
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__()
+        self.tokens_to_words = CVLSLayer(config)
+        self.sentence_to_tokens = CVLSLayer(config)
+
+    def forward(self, tokens, token_mask, words, word_mask, sentence):
+        """tokens (N, S, C), words (N, L, C), sentence (N, 1, C) -> tokens, sentence."""
+        said = torch.cat([sentence, words], dim=1)
+        said_mask = F.pad(word_mask, (1, 0), value=True)
+        tokens = self.tokens_to_words(tokens, said_mask, memory=said)
+        sentence = self.sentence_to_tokens(sentence, token_mask, memory=tokens)
+        return tokens, sentence
+
+
+class CVLSContrast(nn.Module):
+    """The contrastive head: pixel and sentence embeddings on the channels that each sentence keeps (LCF)."""
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__()
+        self.config = config
+        self.project_pixels = nn.Conv2d(config.pixel_size, config.contrast_size, 1)
+        self.project_tokens = nn.Linear(config.hidden_size, config.contrast_size)
+        self.project_sentence = nn.Linear(config.hidden_size, config.contrast_size)
+        self.gate = nn.Linear(config.contrast_size, config.contrast_size)
+
+    def forward(
+        self, pixels: torch.Tensor, tokens: torch.Tensor, sentence: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            pixels: (B, T, pixel_size, h4, w4), shared by the sentences.
+            tokens: (B, K, T, h, w, hidden_size), fused with each sentence.
+            sentence: (B, K, hidden_size).
+
+        Returns:
+            f^ (B, K, T, h4, w4, D) and e^ (B, K, D), both normalised.
+        """
+        size = pixels.shape[-2:]
+        shared = self.project_pixels(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        own = _upsample(self.project_tokens(tokens).movedim(-1, 3), size)
+        embeddings = (shared[:, None] + own).movedim(3, -1)
+        sentence = self.project_sentence(sentence)
+        return self.filter(embeddings, sentence)
+
+    def filter(self, embeddings: torch.Tensor, sentence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """f (B, K, T, h, w, D), e (B, K, D) -> f^ = normalize(m f), e^ = normalize(m e)."""
+        if self.config.channel_filter:
+            mask = channel_filter(self.gate(sentence), self.config.kept_channels)
+            embeddings, sentence = embeddings * mask[:, :, None, None, None], sentence * mask
+        return F.normalize(embeddings, dim=-1), F.normalize(sentence, dim=-1)
+
+
+class CVLSPreTrainedModel(PreTrainedModel):
+    config_class = CVLSConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video", "text")
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            # fan-in scaled: 0.02 is made for width 768, and stalls the narrow sizes
+            init.trunc_normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, CVLSModel):
+            # most pixels belong to no referent: start near their share
+            init.constant_(module.mask_bias, -2.0)
+            init.constant_(module.similarity_scale, 1.0)
+
+
+class CVLSModel(CVLSPreTrainedModel):
+    """The full segmenter: frames of a clip and sentences in; for each sentence a mask in every frame, and presence.
+
+    Liang, Luo, Wu, Yang, "Contrastive Video-Language Segmentation", arXiv 2109.14131.
+    """
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__(config)
+        self.vision = CVLSVision(config, AutoBackbone.from_config(config.backbone_config))
+        self.language = CVLSLanguage(config, AutoModel.from_config(config.text_config))
+        self.fusion = nn.ModuleList(CVLSFusionLayer(config) for _ in range(config.num_fusion_layers))
+        self.norm_tokens = nn.LayerNorm(config.hidden_size)
+        self.norm_sentence = nn.LayerNorm(config.hidden_size)
+        self.pixel_query = nn.Linear(config.hidden_size, config.pixel_size)
+        self.token_query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.mask_bias = nn.Parameter(torch.zeros(()))
+        self.similarity_scale = nn.Parameter(torch.zeros(()))
+        self.presence = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, 1)
+        )
+        if config.contrast_weight > 0:
+            self.contrast = CVLSContrast(config)
+        self.post_init()
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls, vision: str, text: str, vision_features: list[str] | None = None, **kwargs
+    ) -> "CVLSModel":
+        """A new segmenter on a pretrained vision backbone and a pretrained text encoder.
+
+        Args:
+            vision: name on the Hub or folder of a model that `AutoBackbone` loads.
+            text: name on the Hub or folder of a model that `AutoModel` loads.
+            vision_features: the backbone's stages to use, finest first. Without it: all of a pyramid's stages (ResNet,
+                ConvNeXt, Swin, Hiera), four evenly spaced ones of a plain transformer's.
+            kwargs: fields of [`CVLSConfig`].
+
+        Returns:
+            The model; what is not backbone or text encoder is newly initialised.
+        """
+        backbone_config = AutoConfig.from_pretrained(vision)
+        if vision_features is None:
+            stages = [name for name in backbone_config.stage_names if name != "stem"]
+            vision_features = stages if len(stages) <= 5 else [stages[len(stages) * i // 4 - 1] for i in range(1, 5)]
+        backbone_config.out_features = vision_features
+        with torch.device("meta"):  # AutoBackbone.from_pretrained takes a folder for a name on the Hub
+            backbone_class = type(AutoBackbone.from_config(backbone_config))
+        backbone = backbone_class.from_pretrained(vision, config=backbone_config)
+        encoder = AutoModel.from_pretrained(text)
+        model = cls(CVLSConfig(backbone_config=backbone.config, text_config=encoder.config, **kwargs))
+        model.vision.backbone, model.language.encoder = backbone, encoder
+        return model
+
+    def forward(
+        self,
+        pixel_values_videos: torch.FloatTensor,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        frame_mask: torch.BoolTensor | None = None,
+        frame_sizes: torch.LongTensor | None = None,
+        sentence_mask: torch.BoolTensor | None = None,
+        instance_masks: torch.BoolTensor | None = None,
+        annotated_frames: torch.BoolTensor | None = None,
+        annotated_instances: torch.BoolTensor | None = None,
+        referents: torch.BoolTensor | None = None,
+        return_dict: bool | None = None,
+    ) -> CVLSOutput:
+        """
+        Args:
+            pixel_values_videos: (B, T, 3, H, W) normalised frames; H and W multiples of 32 and of `token_stride`.
+            input_ids, attention_mask: (B, K, L) sentences.
+            frame_mask: (B, T), false on padding frames.
+            frame_sizes: (B, 2) height and width of each clip's frames; the rest is padding.
+            sentence_mask: (B, K), false on padding sentences.
+            instance_masks: (B, T, M, h, w) every annotated instance of the clip, at full size or a quarter of it.
+            annotated_frames: (B, T), which frames carry masks.
+            annotated_instances: (B, T, M), which instances are annotated in a frame; by default all of an annotated one.
+            referents: (B, K, M), which instances a sentence refers to: none, one or several.
+
+        Returns:
+            [`CVLSOutput`]. With `referents`, the losses too.
+        """
+        batch, num_frames, _, height, width = pixel_values_videos.shape
+        self._check_inputs(pixel_values_videos, input_ids)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if frame_mask is None:
+            frame_mask = attention_mask.new_ones((batch, num_frames), dtype=torch.bool)
+        if sentence_mask is None:
+            sentence_mask = attention_mask.new_ones(attention_mask.shape[:2], dtype=torch.bool)
+        # a padding sentence has no word to attend to: let it look at its first pad token, its output is dropped
+        first = torch.arange(input_ids.shape[-1], device=input_ids.device) == 0
+        attention_mask = torch.where(sentence_mask[..., None], attention_mask, first.to(attention_mask.dtype))
+
+        pixels, tokens, token_mask = self.see(pixel_values_videos, frame_mask, frame_sizes)
+        words, sentence = self.read(input_ids, attention_mask)
+        tokens, sentence = self.fuse(tokens, token_mask, words, attention_mask.bool(), sentence)
+        if frame_sizes is not None:
+            tokens = _extend_edges(tokens.movedim(-1, 2), frame_sizes // self.config.token_stride).movedim(2, -1)
+
+        embeddings = similarity = None
+        if self.config.contrast_weight > 0:
+            embeddings = self.contrast(pixels, tokens, sentence)
+            similarity = torch.einsum("bkthwd,bkd->bkthw", *embeddings)
+        mask_logits = self.draw(pixels, tokens, sentence, similarity)
+        if frame_sizes is not None:
+            mask_logits = _extend_edges(mask_logits, frame_sizes // 4)
+        presence_logits = self.presence(sentence)[..., 0]
+
+        loss = losses = None
+        if referents is not None:
+            if annotated_frames is None or instance_masks is None:
+                raise ValueError("`referents` needs `instance_masks` and `annotated_frames` for the loss")
+            if annotated_instances is None:
+                annotated_instances = annotated_frames[..., None].expand(instance_masks.shape[:3])
+            losses = self.losses(
+                mask_logits, presence_logits, similarity, embeddings, frame_sizes, sentence_mask,
+                instance_masks, annotated_frames & frame_mask, annotated_instances, referents,
+            )  # fmt: skip
+            loss = sum(getattr(self.config, f"{name}_weight") * value for name, value in losses.items())
+        return CVLSOutput(
+            loss=loss, mask_logits=mask_logits, presence_logits=presence_logits, similarity=similarity, losses=losses
+        )
+
+    def see(self, frames, frame_mask, frame_sizes):
+        """Encode each clip once, at its own size, so that no convolution ever meets the padding of another.
+
+        Returns:
+            pixels (B, T, pixel_size, H/4, W/4), tokens (B, T, h, w, hidden_size), token_mask (B, T, h, w); zeros and false
+            on padding.
+        """
+        batch, num_frames, _, height, width = frames.shape
+        stride = self.config.token_stride
+        if frame_sizes is None or (frame_sizes == frame_sizes.new_tensor([height, width])).all():
+            pixels, tokens = self.vision(frames, frame_mask)
+            return pixels, tokens, frame_mask[:, :, None, None].expand(tokens.shape[:4])
+
+        pixels = frames.new_zeros((batch, num_frames, self.config.pixel_size, height // 4, width // 4))
+        tokens = frames.new_zeros((batch, num_frames, height // stride, width // stride, self.config.hidden_size))
+        token_mask = frame_mask.new_zeros(tokens.shape[:4])
+        for h, w in frame_sizes.unique(dim=0).tolist():
+            (clips,) = torch.where((frame_sizes == frame_sizes.new_tensor([h, w])).all(dim=1))
+            seen, coarse = self.vision(frames[clips, :, :, :h, :w], frame_mask[clips])
+            pixels[clips, :, :, : h // 4, : w // 4] = seen.to(pixels.dtype)
+            tokens[clips, :, : h // stride, : w // stride] = coarse.to(tokens.dtype)
+            token_mask[clips, :, : h // stride, : w // stride] = frame_mask[clips, :, None, None]
+        return pixels, tokens, token_mask
+
+    def read(self, input_ids, attention_mask):
+        """(B, K, L) -> words (B, K, L, C), sentences (B, K, C)."""
+        words, sentence = self.language(input_ids.flatten(0, 1), attention_mask.flatten(0, 1))
+        return words.unflatten(0, input_ids.shape[:2]), sentence.unflatten(0, input_ids.shape[:2])
+
+    def fuse(self, tokens, token_mask, words, word_mask, sentence):
+        """tokens (B, T, h, w, C) -> tokens (B, K, T, h, w, C) and sentence (B, K, C), fused with each other."""
+        batch, sentences = sentence.shape[:2]
+        grid = tokens.shape[1:4]
+        tokens = tokens[:, None].expand(-1, sentences, -1, -1, -1, -1).flatten(2, 4).flatten(0, 1)
+        token_mask = token_mask[:, None].expand(-1, sentences, -1, -1, -1).flatten(2).flatten(0, 1)
+        words, word_mask, sentence = words.flatten(0, 1), word_mask.flatten(0, 1), sentence.flatten(0, 1)[:, None]
+        for layer in self.fusion:
+            tokens, sentence = layer(tokens, token_mask, words, word_mask, sentence)
+        tokens = self.norm_tokens(tokens).view(batch, sentences, *grid, -1)
+        return tokens, self.norm_sentence(sentence).view(batch, sentences, -1)
+
+    def draw(self, pixels, tokens, sentence, similarity):
+        """Mask logits (B, K, T, H/4, W/4): what the pixels show, where the coarse tokens point, what the contrast says.
+
+        The coarse part is upsampled as a map of logits, so that no stride-4 features exist once a sentence.
+        """
+        fine = torch.einsum("btchw,bkc->bkthw", pixels, self.pixel_query(sentence)) * pixels.shape[2] ** -0.5
+        coarse = torch.einsum("bkthwc,bkc->bkthw", tokens, self.token_query(sentence)) * tokens.shape[-1] ** -0.5
+        mask_logits = fine + _upsample(coarse[:, :, :, None], fine.shape[-2:])[:, :, :, 0] + self.mask_bias
+        if similarity is not None and self.config.similarity_in_masks:
+            mask_logits = mask_logits + self.similarity_scale * similarity
+        return mask_logits
+
+    def losses(
+        self, mask_logits, presence_logits, similarity, embeddings, frame_sizes, sentence_mask,
+        instance_masks, annotated_frames, annotated_instances, referents,
+    ):  # fmt: skip
+        """The unweighted parts of the loss whose weight is not 0, in float32; shapes as in `forward`."""
+        referents = referents & sentence_mask[..., None]
+        chosen = referents.to(torch.float32)
+        # a pair's truth is known where all its referents are annotated; without referents, in every annotated frame
+        unknown = torch.einsum("bkm,btm->bkt", chosen, (~annotated_instances).to(torch.float32)) > 0
+        pair_mask = annotated_frames[:, None] & ~unknown & sentence_mask[..., None]
+        size = instance_masks.shape[-2:]
+        truth = torch.einsum("bkm,btmhw->bkthw", chosen, instance_masks.to(torch.float32)) > 0
+        pixel_mask = self._pixel_mask(frame_sizes, mask_logits, size)
+        full_logits = F.interpolate(mask_logits.float().flatten(0, 1), size=size, mode="bilinear").view(truth.shape)
+        bce, dice = mask_losses(full_logits, truth, pair_mask, pixel_mask)
+        losses = {
+            "bce": bce,
+            "dice": dice,
+            "presence": presence_loss(presence_logits.float(), referents.any(dim=-1), sentence_mask),
+        }
+        if embeddings is not None:
+            grid = mask_logits.shape[-2:]
+            masks = F.interpolate(instance_masks.float().flatten(0, 1), size=grid, mode="area") >= 0.5
+            regions = regions_of(masks.view(*instance_masks.shape[:3], *grid), annotated_instances, annotated_frames)
+            regions = regions & (self._pixel_mask(frame_sizes, mask_logits, grid).flatten(1)[:, None, None])
+            referred = F.pad(referents, (0, 1))  # the background is never referred to
+            positions, spoken = (x.float() for x in embeddings)
+            instances = instance_embeddings(
+                positions.flatten(3, 4),
+                similarity.float().flatten(3),
+                regions,
+                referred,
+                self.config.hard_temperature if self.config.hard_instances else None,
+            )
+            losses["contrast"] = contrastive_loss(
+                spoken, instances, regions.any(dim=-1), referred, self.config.temperature, self.config.across_frames
+            )
+        return losses
+
+    @staticmethod
+    def _pixel_mask(frame_sizes, mask_logits, size):
+        """(B, h, w) of `size`, true inside each clip's frames."""
+        batch, (height, width) = mask_logits.shape[0], size
+        if frame_sizes is None:
+            return torch.ones((batch, height, width), dtype=torch.bool, device=mask_logits.device)
+        stride = 4 * mask_logits.shape[-2] // height
+        sizes = (frame_sizes // stride).to(mask_logits.device)
+        rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
+        columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
+        return rows[:, :, None] & columns[:, None]
+
+    def _check_inputs(self, pixel_values_videos, input_ids):
+        height, width = pixel_values_videos.shape[-2:]
+        stride = max(32, self.config.token_stride)
+        if height % stride or width % stride:
+            raise ValueError(
+                f"`pixel_values_videos` must have a height and width that are multiples of {stride}, got {height} x "
+                f"{width}; the processor makes them so"
+            )
+        if input_ids.shape[0] != pixel_values_videos.shape[0]:
+            raise ValueError(
+                f"`input_ids` is of {input_ids.shape[0]} clips and `pixel_values_videos` of "
+                f"{pixel_values_videos.shape[0]}; both start with the batch: (B, K, L) and (B, T, 3, H, W)"
+            )
+
+
+def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return maps if maps.shape[-2:] == tuple(size) else F.interpolate(maps, size=tuple(size), mode="bilinear")
+
+
+def _extend_edges(maps: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Maps (B, ..., h, w), of which each clip fills `sizes` (B, 2) -> its last row and column continued into the padding,
+    as interpolation does at the border of a map: so upsampling meets no padding."""
+    for dim in (-2, -1):
+        indices = torch.arange(maps.shape[dim], device=maps.device).expand(len(maps), -1)
+        indices = torch.minimum(indices, sizes[:, dim, None] - 1)
+        shape = [len(maps)] + [1] * (maps.ndim - 1)
+        shape[dim] = maps.shape[dim]
+        maps = maps.gather(dim, indices.view(shape).expand_as(maps))
+    return maps
+
+
+def _upsample(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(B, K, T, C, h, w) -> (B, K, T, C, *size), bilinear."""
+    return F.interpolate(maps.flatten(0, 2), size=tuple(size), mode="bilinear").unflatten(0, maps.shape[:3])
+
+
+__all__ = ["CVLSModel", "CVLSOutput", "CVLSPreTrainedModel"]

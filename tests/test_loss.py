@@ -1,0 +1,171 @@
+"""Every part of the loss against plain loops written from the equations, in float64, values and gradients."""
+
+import math
+
+import pytest
+import torch
+
+from modeling_cvls.loss_cvls import (
+    channel_filter,
+    contrastive_loss,
+    instance_embeddings,
+    mask_losses,
+    presence_loss,
+    regions_of,
+)
+
+B, K, T, M, H, W, D = 2, 3, 4, 3, 4, 5, 6
+P = H * W
+
+
+@pytest.fixture
+def scene():
+    """Embeddings, instances and referents of two clips, with an unannotated frame, an instance that is annotated nowhere,
+    one that covers nothing, a sentence without and one with two referents."""
+    generator = torch.Generator().manual_seed(1)
+    owners = torch.randint(-1, M, (B, T, H, W), generator=generator)
+    masks = owners[:, :, None] == torch.arange(M)[:, None, None]
+    masks[0, 1, 2] = False
+    annotated_frames = torch.ones(B, T, dtype=torch.bool)
+    annotated_frames[1, 2] = False
+    annotated_instances = annotated_frames[..., None].repeat(1, 1, M)
+    annotated_instances[1, :, 0] = False
+    referents = torch.zeros(B, K, M, dtype=torch.bool)
+    referents[0, 0, 2] = referents[0, 1, 0] = referents[0, 1, 1] = referents[1, 0, 1] = referents[1, 1, 0] = True
+    embeddings = torch.randn(B, K, T, P, D, generator=generator, dtype=torch.float64)
+    sentences = torch.randn(B, K, D, generator=generator, dtype=torch.float64)
+    return masks, annotated_frames, annotated_instances, referents, embeddings, sentences
+
+
+def loop_of_the_equations(scene, tau, tau_h, across_frames):
+    """The contrast, region by region and position by position."""
+    masks, annotated_frames, annotated_instances, referents, embeddings, sentences = scene
+    per_sentence = []
+    for b in range(B):
+        for k in range(K):
+            e = sentences[b, k] / sentences[b, k].norm()
+            positives, negatives = [], []
+            for t in range(T):
+                if not annotated_frames[b, t]:
+                    continue
+                known = [m for m in range(M) if annotated_instances[b, t, m]]
+                regions = [(bool(referents[b, k, m]), masks[b, t, m].flatten()) for m in known]
+                covered = [any(region[p] for _, region in regions) for p in range(P)]
+                regions.append((False, torch.tensor([not c for c in covered])))
+                for is_referred, region in regions:
+                    positions = [p for p in range(P) if region[p]]
+                    if not positions:
+                        continue
+                    total, weights = 0.0, []
+                    for p in positions:
+                        f = embeddings[b, k, t, p] / embeddings[b, k, t, p].norm()
+                        s = float(f.detach() @ e.detach())
+                        weights.append(1.0 if tau_h is None else math.exp((-s if is_referred else s) / tau_h))
+                        total = total + weights[-1] * f
+                    total = total / sum(weights)
+                    (positives if is_referred else negatives).append((t, (total / total.norm()) @ e))
+            losses = []
+            for t, positive in positives:
+                against = [n for (other, n) in negatives if across_frames or other == t]
+                denominator = (positive / tau).exp() + sum((n / tau).exp() for n in against)
+                losses.append(-((positive / tau).exp() / denominator).log())
+            if losses:
+                per_sentence.append(sum(losses) / len(losses))
+    return sum(per_sentence) / len(per_sentence)
+
+
+@pytest.mark.parametrize("across_frames", [True, False])
+@pytest.mark.parametrize("tau_h", [None, 0.5, 0.05])
+def test_contrast_equals_the_equations(scene, tau_h, across_frames):
+    masks, annotated_frames, annotated_instances, referents, embeddings, sentences = scene
+    results = []
+    for plain in (True, False):
+        f, e = embeddings.clone().requires_grad_(), sentences.clone().requires_grad_()
+        if plain:
+            loss = loop_of_the_equations((*scene[:4], f, e), 0.2, tau_h, across_frames)
+        else:
+            f_hat, e_hat = f / f.norm(dim=-1, keepdim=True), e / e.norm(dim=-1, keepdim=True)
+            regions = regions_of(masks, annotated_instances, annotated_frames)
+            referred = torch.nn.functional.pad(referents, (0, 1))
+            similarity = torch.einsum("bktpd,bkd->bktp", f_hat, e_hat)
+            instances = instance_embeddings(f_hat, similarity, regions, referred, tau_h)
+            loss = contrastive_loss(e_hat, instances, regions.any(-1), referred, 0.2, across_frames)
+        loss.backward()
+        results.append((loss.detach(), f.grad, e.grad))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_contrast_without_referents_is_zero_and_has_a_gradient(scene):
+    masks, annotated_frames, annotated_instances, _, embeddings, sentences = scene
+    embeddings.requires_grad_()
+    regions = regions_of(masks, annotated_instances, annotated_frames)
+    referred = torch.zeros(B, K, M + 1, dtype=torch.bool)
+    instances = instance_embeddings(embeddings, embeddings[..., 0], regions, referred, 0.5)
+    loss = contrastive_loss(sentences, instances, regions.any(-1), referred, 0.1)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(embeddings.grad, torch.zeros_like(embeddings))
+
+
+def test_contrast_without_negatives_is_zero():
+    """A referent that fills every frame has nothing to be told apart from."""
+    regions = torch.tensor([[[[True, True], [False, False]]]])  # B, T, R, P = 1, 1, 2, 2: no background left
+    embeddings = torch.randn(1, 1, 1, 2, 3, dtype=torch.float64, requires_grad=True)
+    referred = torch.tensor([[[True, False]]])
+    instances = instance_embeddings(embeddings, embeddings[..., 0], regions, referred, None)
+    loss = contrastive_loss(torch.ones(1, 1, 3, dtype=torch.float64), instances, regions.any(-1), referred, 0.1)
+    loss.backward()
+    assert loss.item() == 0
+    assert embeddings.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.5, 3), (0.01, 1), (0.51, 4), (1.0, 6)])
+def test_filter_keeps_the_channels_with_the_largest_gates(share, kept):
+    gate_logits = torch.tensor([[0.3, -2.0, 5.0, 0.1, 0.0, -0.2]], dtype=torch.float64, requires_grad=True)
+    mask = channel_filter(gate_logits, share)
+    largest = sorted(range(6), key=lambda d: -gate_logits[0, d].item())[:kept]
+    assert mask[0].tolist() == [1.0 if d in largest else 0.0 for d in range(6)]
+    (mask * torch.arange(6.0)).sum().backward()
+    gates = [1 / (1 + math.exp(-x)) for x in gate_logits[0].tolist()]
+    expected = torch.tensor([[d * g * (1 - g) for d, g in enumerate(gates)]], dtype=torch.float64)
+    torch.testing.assert_close(gate_logits.grad, expected)
+
+
+def test_mask_losses_equal_the_formulas():
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(B, K, T, H, W, generator=generator, dtype=torch.float64, requires_grad=True)
+    masks = torch.rand(B, K, T, H, W, generator=generator) > 0.6
+    masks[0, 0] = False  # a sentence without referent
+    pair_mask = torch.rand(B, K, T, generator=generator) > 0.3
+    pixel_mask = torch.ones(B, H, W, dtype=torch.bool)
+    pixel_mask[1, :, 3:] = False
+    bce, dice = mask_losses(logits, masks, pair_mask, pixel_mask)
+
+    all_bce, all_dice = [], []
+    for b, k, t in torch.nonzero(pair_mask).tolist():
+        entropy, overlap, total, pixels, area = 0.0, 0.0, 0.0, 0, 0
+        for y in range(H):
+            for x in range(W):
+                if not pixel_mask[b, y, x]:
+                    continue
+                p, truth = 1 / (1 + (-logits[b, k, t, y, x]).exp()), float(masks[b, k, t, y, x])
+                entropy = entropy - (truth * p.log() + (1 - truth) * (1 - p).log())
+                overlap, total = overlap + p * truth, total + p + truth
+                pixels, area = pixels + 1, area + truth
+        all_bce.append(entropy / pixels)
+        if area:
+            all_dice.append(1 - (2 * overlap + 1) / (total + 1))
+    expected = (sum(all_bce) / len(all_bce), sum(all_dice) / len(all_dice))
+    for found, wanted in zip((bce, dice), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+        gradients = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (found, wanted)]
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_presence_loss_leaves_padding_out():
+    logits = torch.tensor([[2.0, -1.0], [0.5, 100.0]], dtype=torch.float64)
+    present = torch.tensor([[True, True], [False, False]])
+    sentence_mask = torch.tensor([[True, True], [True, False]])
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1)) + math.log(1 + math.exp(0.5))) / 3
+    assert presence_loss(logits, present, sentence_mask).item() == pytest.approx(expected, abs=1e-12)

@@ -1,0 +1,283 @@
+"""The segmenter: what its outputs may depend on, its switches, saving and loading, pretrained parts."""
+
+import pytest
+import torch
+from conftest import tiny_config
+from transformers import AutoBackbone, AutoConfig, AutoModel
+
+from modeling_cvls import CVLSModel
+
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def random_batch(clips=2, frames=4, height=64, width=64, sentences=3, words=5, instances=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def flags(*shape):
+        return torch.rand(shape, generator=generator) > 0.5
+
+    return {
+        "pixel_values_videos": torch.randn(clips, frames, 3, height, width, generator=generator),
+        "frame_mask": torch.ones(clips, frames, dtype=torch.bool),
+        "frame_sizes": torch.tensor([[height, width]] * clips),
+        "input_ids": torch.randint(2, 15, (clips, sentences, words), generator=generator),
+        "attention_mask": torch.ones(clips, sentences, words, dtype=torch.int64),
+        "sentence_mask": torch.ones(clips, sentences, dtype=torch.bool),
+        "instance_masks": flags(clips, frames, instances, height, width),
+        "annotated_frames": torch.ones(clips, frames, dtype=torch.bool),
+        "annotated_instances": torch.ones(clips, frames, instances, dtype=torch.bool),
+        "referents": flags(clips, sentences, instances),
+    }
+
+
+def pad(batch, **sizes):
+    """The batch with every dimension named in `sizes` padded at its end, with noise where no mask says "valid"."""
+    axes = {
+        "pixel_values_videos": {1: "frames", 3: "height", 4: "width"},
+        "frame_mask": {1: "frames"},
+        "input_ids": {1: "sentences", 2: "words"},
+        "attention_mask": {1: "sentences", 2: "words"},
+        "sentence_mask": {1: "sentences"},
+        "instance_masks": {1: "frames", 2: "instances", 3: "height", 4: "width"},
+        "annotated_frames": {1: "frames"},
+        "annotated_instances": {1: "frames", 2: "instances"},
+        "referents": {1: "sentences", 2: "instances"},
+    }
+    padded = dict(batch)
+    for name, dims in axes.items():
+        shape = [sizes.get(dims.get(axis), size) for axis, size in enumerate(batch[name].shape)]
+        is_mask = batch[name].dtype == torch.bool or name == "attention_mask"
+        value = torch.zeros(shape, dtype=batch[name].dtype) if is_mask else torch.full(shape, 3.0).to(batch[name].dtype)
+        value[tuple(slice(size) for size in batch[name].shape)] = batch[name]
+        padded[name] = value
+    return padded
+
+
+def test_output_shapes(make_model):
+    output = make_model()(**random_batch(clips=2, frames=3, height=64, width=96, sentences=5))
+    assert output.mask_logits.shape == output.similarity.shape == (2, 5, 3, 16, 24)
+    assert output.presence_logits.shape == (2, 5)
+    assert output.similarity.abs().max() <= 1 + 1e-6
+    assert set(output.losses) == {"bce", "dice", "presence", "contrast"}
+
+
+def test_loss_is_the_weighted_sum(make_model):
+    model = make_model(bce_weight=2.0, dice_weight=3.0, presence_weight=0.25, contrast_weight=0.5)
+    output = model(**random_batch())
+    parts = {name: value.item() for name, value in output.losses.items()}
+    expected = 2 * parts["bce"] + 3 * parts["dice"] + 0.25 * parts["presence"] + 0.5 * parts["contrast"]
+    assert output.loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_sentence_is_independent_of_the_others(make_model, attention):
+    model, batch = make_model(), random_batch(sentences=3)
+    model.set_attn_implementation({"": attention})  # the backbone has its own
+    together = model(**batch)
+    names = ("input_ids", "attention_mask", "sentence_mask", "referents")
+    for k in range(3):
+        alone = model(**{**batch, **{name: batch[name][:, k : k + 1] for name in names}})
+        for output in ("mask_logits", "presence_logits", "similarity"):
+            torch.testing.assert_close(alone[output][:, 0], together[output][:, k], **TOLERANCE)
+
+
+def test_a_clip_is_independent_of_the_others(make_model):
+    model, batch = make_model(), random_batch(clips=3)
+    together = model(**batch)
+    for b in range(3):
+        alone = model(**{name: value[b : b + 1] for name, value in batch.items()})
+        for output in ("mask_logits", "presence_logits", "similarity"):
+            torch.testing.assert_close(alone[output][0], together[output][b], **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"frames": 7},
+        {"sentences": 5},
+        {"words": 9},
+        {"instances": 4},
+        {"height": 96, "width": 128},
+        {"frames": 6, "sentences": 4, "words": 8, "instances": 3, "height": 96, "width": 96},
+    ],
+    ids=lambda sizes: "+".join(sizes),
+)
+def test_padding_changes_nothing(make_model, sizes):
+    model, batch = make_model(), random_batch(clips=2, frames=4, height=64, width=64)
+    plain, padded = model(**batch), model(**pad(batch, **sizes))
+    k, t, h, w = plain.mask_logits.shape[1:]
+    for output in ("mask_logits", "similarity"):
+        torch.testing.assert_close(padded[output][:, :k, :t, :h, :w], plain[output], **TOLERANCE)
+    torch.testing.assert_close(padded.presence_logits[:, :k], plain.presence_logits, **TOLERANCE)
+    for name, value in plain.losses.items():
+        torch.testing.assert_close(padded.losses[name], value, **TOLERANCE, msg=name)
+
+
+def test_clips_of_different_sizes_in_one_batch(make_model):
+    """Each clip of a mixed batch gives what it gives alone: the padded smaller one, and the larger one."""
+    model = make_model()
+    small, large = random_batch(clips=1, height=64, width=64, seed=1), random_batch(clips=1, height=96, width=64, seed=2)
+    mixed = {name: torch.cat([value, large[name]]) for name, value in pad(small, height=96).items()}
+    together = model(**mixed)
+    assert together.mask_logits.shape[-2:] == (24, 16)
+    torch.testing.assert_close(together.mask_logits[0, ..., :16, :], model(**small).mask_logits[0], **TOLERANCE)
+    torch.testing.assert_close(together.mask_logits[1], model(**large).mask_logits[0], **TOLERANCE)
+
+
+def test_the_clip_is_encoded_once(make_model):
+    """Late fusion: the backbone runs once, on the frames alone, whatever the number of sentences."""
+    model, seen = make_model(), []
+    model.vision.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    model(**random_batch(clips=2, frames=4, sentences=7))
+    assert seen == [(2 * 4, 3, 64, 64)]
+
+
+def test_dropped_channels_do_nothing(make_model):
+    """LCF: what a sentence does not keep changes neither its similarity nor its loss, and gets no gradient at all."""
+    model = make_model(kept_channels=0.25)
+    head = model.contrast
+    generator = torch.Generator().manual_seed(3)
+    embeddings = torch.randn(2, 3, 2, 4, 4, 12, generator=generator, requires_grad=True)
+    sentence = torch.randn(2, 3, 12, generator=generator)
+    gates = head.gate(sentence).sigmoid()
+    order = gates.argsort(dim=-1, descending=True)
+    kept = torch.zeros_like(gates, dtype=torch.bool).scatter(-1, order[..., :3], True)  # ceil(0.25 * 12) = 3
+
+    f, e = head.filter(embeddings, sentence)
+    torch.einsum("bkthwd,bkd->bkthw", f, e).square().sum().backward()
+    gradient = embeddings.grad.movedim(-1, 2).flatten(3).abs().amax(dim=-1)
+    assert (gradient[~kept] == 0).all()
+    assert (gradient[kept] > 0).all()
+
+    noise = torch.randn(embeddings.shape, generator=generator) * (~kept)[:, :, None, None, None]
+    changed, _ = head.filter(embeddings + 10 * noise, sentence)
+    assert torch.equal(changed, f)
+
+
+def test_switches_are_a_matter_of_the_config(make_model):
+    batch = random_batch()
+    full = make_model()(**batch)
+    baseline = make_model(contrast_weight=0.0)
+    output = baseline(**batch)
+    assert output.similarity is None and "contrast" not in output.losses
+    assert not any("contrast" in name for name, _ in baseline.named_parameters())
+    for changes in (
+        {"channel_filter": False},
+        {"hard_instances": False},
+        {"across_frames": False},
+        {"hard_temperature": 0.01},
+        {"temperature": 1.0},
+    ):
+        changed = make_model(**changes)(**batch)
+        assert changed.losses["contrast"].item() != pytest.approx(full.losses["contrast"].item(), rel=1e-4), changes
+        assert changed.losses["presence"].item() == full.losses["presence"].item()
+    assert not torch.equal(make_model(similarity_in_masks=False)(**batch).mask_logits, full.mask_logits)
+
+
+def test_every_parameter_that_is_used_learns(make_model):
+    model = make_model().train()
+    model(**random_batch()).loss.backward()
+    without = {n for n, p in model.named_parameters() if p.grad is None and "pooler" not in n}
+    assert without == set()
+
+
+def test_masks_may_come_at_a_quarter_of_the_size(make_model):
+    model, batch = make_model(), random_batch()
+    batch["instance_masks"] = torch.rand(2, 4, 2, 16, 16) > 0.5
+    assert model(**batch).loss.isfinite()
+
+
+def test_a_referent_that_is_not_annotated_in_a_frame_is_left_out(make_model):
+    """What the loss cannot know it must not count: the masks of such a frame may be anything."""
+    model, batch = make_model(), random_batch(clips=1, sentences=1, instances=2)
+    batch["referents"] = torch.tensor([[[True, False]]])
+    batch["annotated_instances"][0, 1, 0] = False
+    before = model(**batch).losses
+    batch["instance_masks"][0, 1, 0] ^= True
+    after = model(**batch).losses
+    for name in ("bce", "dice"):
+        assert after[name].item() == before[name].item()
+
+
+def test_wrong_shapes_are_named(make_model):
+    model, batch = make_model(), random_batch(height=64, width=64)
+    with pytest.raises(ValueError, match="multiples of 32, got 60 x 64"):
+        model(**{**batch, "pixel_values_videos": batch["pixel_values_videos"][..., :60, :]})
+    with pytest.raises(ValueError, match="`input_ids` is of 1 clips"):
+        model(**{**batch, "input_ids": batch["input_ids"][:1]})
+    with pytest.raises(ValueError, match="`referents` needs"):
+        model(**{**batch, "annotated_frames": None})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", 20),
+        ("token_stride", 12),
+        ("kept_channels", 0.0),
+        ("temperature", 0.0),
+        ("contrast_weight", -1.0),
+    ],
+)
+def test_wrong_configurations_are_named(field, value):
+    with pytest.raises(Exception, match=field):
+        tiny_config(**{field: value})
+
+
+def test_default_configuration_is_of_resnet50_and_roberta_base_size():
+    from modeling_cvls import CVLSConfig
+
+    config = CVLSConfig()
+    with torch.device("meta"):
+        model = CVLSModel(config)
+    backbone = sum(p.numel() for p in model.vision.backbone.parameters())
+    text = sum(p.numel() for p in model.language.encoder.parameters())
+    assert backbone == 23_508_032  # ResNet-50 without its classifier
+    assert 120e6 < text < 126e6  # RoBERTa-base
+
+
+def test_save_and_load_with_auto_model(make_model, tmp_path):
+    model, batch = make_model(), random_batch()
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is CVLSModel
+    assert loaded.config.to_dict()["kept_channels"] == model.config.kept_channels
+    assert torch.equal(loaded(**batch).mask_logits, model(**batch).mask_logits)
+
+
+BACKBONES = {
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"},
+    "convnext": {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    "swin": {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 2, "image_size": 64},
+    "dinov2": {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 2, "patch_size": 16, "image_size": 64},
+}
+TEXT_ENCODERS = {
+    "bert": {"vocab_size": 17, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "roberta": {"vocab_size": 17, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("vision", "text"), [("resnet", "roberta"), ("convnext", "bert"), ("swin", "bert"), ("dinov2", "bert")]
+)
+def test_pretrained_parts_saved_locally(vision, text, tmp_path):
+    saved = AutoBackbone.from_config(AutoConfig.for_model(vision, **BACKBONES[vision]))
+    saved.save_pretrained(tmp_path / "vision")
+    AutoModel.from_config(AutoConfig.for_model(text, **TEXT_ENCODERS[text])).save_pretrained(tmp_path / "text")
+    model = CVLSModel.from_vision_text_pretrained(
+        str(tmp_path / "vision"), str(tmp_path / "text"), hidden_size=16, pixel_size=8, num_attention_heads=2
+    ).eval()
+    weights = saved.state_dict()
+    own = model.vision.backbone.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in weights.items())
+    weights = AutoModel.from_pretrained(tmp_path / "text").state_dict()
+    own = model.language.encoder.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in weights.items())
+
+    batch = random_batch(clips=1, frames=2)
+    output = model(**batch)
+    assert output.mask_logits.shape == (1, 3, 2, 16, 16) and output.loss.isfinite()
+    model.save_pretrained(tmp_path / "saved")
+    again = AutoModel.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again(**batch).mask_logits, output.mask_logits)
