@@ -1,0 +1,126 @@
+"""Clips for training: a window of frames around an annotation, some sentences, and a flip that keeps both true."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .reading import read_frames, read_masks
+
+# Compounds with a hyphen (left-hand, right-handed) need no case of their own: a hyphen ends a word.
+_SIDES = re.compile(r"\b(left|right)(?=(?:most|wards?)?\b)", re.IGNORECASE)
+
+
+def sample_clip(
+    num_frames: int, annotated_frames: Sequence[int], clip_length: int, generator: torch.Generator | None = None
+) -> list[int]:
+    """Draws a window of consecutive frames, uniformly among those that contain an annotated frame.
+
+    Args:
+        num_frames: frames of the video.
+        annotated_frames: their numbers, 0-based.
+        clip_length: frames of the clip; a shorter video is taken whole.
+        generator: where the randomness comes from; torch's global one if None.
+
+    Returns:
+        `min(clip_length, num_frames)` frame numbers, ascending by one.
+    """
+    length = min(clip_length, num_frames)
+    if length < 1:
+        raise ValueError(f"a clip needs at least one frame, got clip_length={clip_length} and num_frames={num_frames}")
+    starts = [
+        start
+        for start in range(num_frames - length + 1)
+        if any(start <= frame < start + length for frame in annotated_frames)
+    ]
+    if not starts:
+        raise ValueError(f"no annotated frame among the {num_frames} frames: annotated_frames={list(annotated_frames)}")
+    start = starts[int(torch.randint(len(starts), (), generator=generator))]
+    return list(range(start, start + length))
+
+
+def flip_words(text: str) -> str:
+    """Swaps left and right, also in leftmost, leftward(s) and left-hand, and keeps the case: what a mirror does."""
+
+    def swap(match: re.Match) -> str:
+        word = match.group()
+        other = "right" if word.lower() == "left" else "left"
+        if word.isupper():
+            return other.upper()
+        return other.capitalize() if word[0].isupper() else other
+
+    return _SIDES.sub(swap, text)
+
+
+class ClipSampler:
+    """Draws a training clip from a row.
+
+    All randomness comes from torch's global generator, which Trainer and the workers of a DataLoader seed.
+
+    Args:
+        clip_length: frames of a clip (T), at most.
+        sentences_per_clip: sentences of a clip (K), at most; None: all. Where there are more, a random choice of them.
+        flip_probability: how often a clip is mirrored left to right, together with the words of its sentences.
+    """
+
+    def __init__(self, clip_length: int, sentences_per_clip: int | None = None, flip_probability: float = 0.5):
+        if clip_length < 1:
+            raise ValueError(f"clip_length must be at least 1, got {clip_length}")
+        if sentences_per_clip is not None and sentences_per_clip < 1:
+            raise ValueError(f"sentences_per_clip must be at least 1, or None for all, got {sentences_per_clip}")
+        if not 0 <= flip_probability <= 1:
+            raise ValueError(f"flip_probability must be between 0 and 1, got {flip_probability}")
+        self.clip_length = clip_length
+        self.sentences_per_clip = sentences_per_clip
+        self.flip_probability = flip_probability
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads a clip of a row with the columns of `FEATURES`.
+
+        Returns:
+            frames: uint8 (T, H, W, 3), RGB;
+            sentences: K strings;
+            masks: bool (T, M, H, W); annotated_frames: bool (T,); annotated_instances: bool (T, M), as `read_masks`;
+            referents: bool (K, M), which instances a sentence refers to: none, one or several.
+
+        Raises:
+            ValueError: naming the row's video_id: no annotated frame, no sentence, or what the readers refuse.
+        """
+        name = f"video {row['video_id']!r}"
+        sentences = row["sentences"]
+        if not sentences:
+            raise ValueError(f"{name} has no sentences; leave such videos out of a training set")
+        try:
+            indices = sample_clip(row["num_frames"], row["annotated_frames"], self.clip_length)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; leave videos without annotations out of a training set") from error
+        if self.sentences_per_clip is not None and len(sentences) > self.sentences_per_clip:
+            chosen = torch.randperm(len(sentences))[: self.sentences_per_clip].sort().values.tolist()
+            sentences = [sentences[number] for number in chosen]
+
+        texts = [sentence["text"] for sentence in sentences]
+        referents = np.zeros((len(sentences), len(row["instance_ids"])), dtype=bool)
+        for k, sentence in enumerate(sentences):
+            outside = [m for m in sentence["instances"] if not 0 <= m < referents.shape[1]]
+            if outside:
+                raise ValueError(
+                    f"{name}, sentence {sentence['sentence_id']!r}: instances {outside} do not exist, they must be "
+                    f"indices into its {referents.shape[1]} instance_ids"
+                )
+            referents[k, sentence["instances"]] = True
+        frames = read_frames(row, indices)
+        masks, annotated_frames, annotated_instances = read_masks(row, indices)
+        if torch.rand(()) < self.flip_probability:
+            frames = np.ascontiguousarray(frames[:, :, ::-1])
+            masks = np.ascontiguousarray(masks[..., ::-1])
+            texts = [flip_words(text) for text in texts]
+        return {
+            "frames": frames,
+            "sentences": texts,
+            "masks": masks,
+            "annotated_frames": annotated_frames,
+            "annotated_instances": annotated_instances,
+            "referents": referents,
+        }

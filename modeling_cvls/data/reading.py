@@ -1,0 +1,129 @@
+"""Frames and masks of one row, decoding no more than what is asked for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from ..frame_reader_cvls import FrameReader
+
+
+def _encoded(media: Mapping[str, Any]) -> bytes | str:
+    """What an undecoded Video or Image cell holds: its bytes, or the path of a file that was not embedded."""
+    if media["bytes"] is None and media["path"] is None:
+        raise ValueError("neither bytes nor a path is given for its video or one of its frames")
+    return media["path"] if media["bytes"] is None else media["bytes"]
+
+
+def read_frames(row: Mapping[str, Any], indices: Sequence[int]) -> np.ndarray:
+    """Decodes some frames of a row.
+
+    Args:
+        row: a row with the columns of `FEATURES`.
+        indices: T frame numbers, 0-based.
+
+    Returns:
+        uint8 array (T, height, width, 3), RGB.
+
+    Raises:
+        ValueError: naming the row's video_id: neither video nor frames, something that cannot be decoded, an index
+            outside the video, or frames whose size is not the row's height x width.
+    """
+    try:
+        if row["video"] is not None:
+            frames = FrameReader(_encoded(row["video"])).read(indices)
+        elif row["frames"] is not None:
+            outside = [index for index in indices if not 0 <= index < len(row["frames"])]
+            if outside:
+                raise ValueError(f"frames {outside} do not exist, there are {len(row['frames'])} frames (from 0)")
+            chosen = [_encoded(row["frames"][index]) for index in indices]
+            chosen = [Path(frame).read_bytes() if isinstance(frame, str) else frame for frame in chosen]
+            frames = FrameReader(chosen).read(range(len(chosen)))
+        else:
+            raise ValueError("the row has neither video nor frames; one of the two must be there")
+    except (ValueError, IndexError, OSError) as error:
+        raise ValueError(f"video {row['video_id']!r}: {error}") from error
+    if frames.shape[1:3] != (row["height"], row["width"]):
+        raise ValueError(
+            f"video {row['video_id']!r}: its frames are {frames.shape[1]} x {frames.shape[2]} pixels (height x width), "
+            f"but the row's height x width is {row['height']} x {row['width']}; the two must be the same"
+        )
+    return frames
+
+
+def _run_lengths(counts: str) -> list[int]:
+    """The run lengths in a COCO compressed RLE (rleFrString in cocoapi's maskApi.c, in the open).
+
+    Five bits a character with a continuation bit, least significant first, two's complement; from the fourth on,
+    the difference to the run before last.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts.encode("ascii"):
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    return runs
+
+
+def _decode_mask(counts: str, height: int, width: int, where: str) -> np.ndarray:
+    # pycocotools leaves memory uninitialised where the runs end too early, so the size is checked here.
+    try:
+        pixels = sum(_run_lengths(counts))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: the mask is not the counts of a COCO compressed RLE") from error
+    if pixels != height * width:
+        raise ValueError(
+            f"{where}: the mask has {pixels} pixels, but the row's height x width is {height} x {width} = "
+            f"{height * width}; masks must have the size of the frames"
+        )
+    return coco_mask.decode({"size": [height, width], "counts": counts}).astype(bool)
+
+
+def read_masks(row: Mapping[str, Any], indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decodes the instance masks of some frames of a row. M is the number of the row's instances.
+
+    Args:
+        row: a row with the columns of `FEATURES`.
+        indices: T frame numbers, 0-based.
+
+    Returns:
+        masks: bool (T, M, height, width), false where nothing is annotated;
+        annotated_frames: bool (T,), the frames that carry annotations;
+        annotated_instances: bool (T, M), which instance is annotated in which frame (its mask may still be empty).
+
+    Raises:
+        ValueError: naming the row's video_id: a mask whose size is not the row's height x width, or a list of masks
+            that does not fit annotated_frames and instance_ids.
+    """
+    height, width, num_instances = row["height"], row["width"], len(row["instance_ids"])
+    name = f"video {row['video_id']!r}"
+    if len(row["masks"]) != len(row["annotated_frames"]):
+        raise ValueError(
+            f"{name}: masks of {len(row['masks'])} frames, but {len(row['annotated_frames'])} annotated frames"
+        )
+    position = {frame: number for number, frame in enumerate(row["annotated_frames"])}
+    masks = np.zeros((len(indices), num_instances, height, width), dtype=bool)
+    annotated_frames = np.array([index in position for index in indices], dtype=bool)
+    annotated_instances = np.zeros((len(indices), num_instances), dtype=bool)
+    for t in np.flatnonzero(annotated_frames):
+        frame = indices[t]
+        frame_masks = row["masks"][position[frame]]
+        if len(frame_masks) != num_instances:
+            raise ValueError(
+                f"{name}, frame {frame}: {len(frame_masks)} masks, but {num_instances} instance_ids; "
+                "an instance that is not annotated in a frame has null there"
+            )
+        for m, counts in enumerate(frame_masks):
+            if counts is not None:
+                where = f"{name}, frame {frame}, instance {row['instance_ids'][m]!r}"
+                masks[t, m] = _decode_mask(counts, height, width, where)
+                annotated_instances[t, m] = True
+    return masks, annotated_frames, annotated_instances
