@@ -1,0 +1,20 @@
+"""Synthetic video sentences: scenes of moving look-alike shapes with sentences that tell them apart."""
+
+from .layouts import SPLITS, make_scene, write_a2d_sentences, write_jhmdb_sentences
+from .scenes import Scene, SceneObject, render, sample_scene
+from .sentences import KINDS, Sentence, describe, referents
+
+__all__ = [
+    "KINDS",
+    "SPLITS",
+    "Scene",
+    "SceneObject",
+    "Sentence",
+    "describe",
+    "make_scene",
+    "referents",
+    "render",
+    "sample_scene",
+    "write_a2d_sentences",
+    "write_jhmdb_sentences",
+]
