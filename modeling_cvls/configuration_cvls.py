@@ -1,4 +1,4 @@
-"""Configuration of CVLS: two sub-configurations (vision, text), the sizes of the segmenter, the switches of its losses."""
+"""Configuration of CVLS: vision and text, the sizes of the segmenter, the switches of its losses."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -8,14 +8,16 @@ def _as_config(config: dict | PreTrainedConfig, name: str) -> PreTrainedConfig:
     if isinstance(config, PreTrainedConfig):
         return config
     if "model_type" not in config:
-        raise ValueError(f"`{name}` needs a `model_type` (such as 'resnet' or 'roberta'), got the keys {sorted(config)}")
+        raise ValueError(
+            f"`{name}` needs a `model_type` (such as 'resnet' or 'roberta'), got the keys {sorted(config)}"
+        )
     return AutoConfig.for_model(**config)
 
 
 @strict
 class CVLSConfig(PreTrainedConfig):
     r"""
-    Configuration of [`CVLSModel`]. Without arguments: a ResNet-50 class segmenter with a RoBERTa-base class text encoder.
+    Configuration of [`CVLSModel`]. Without arguments: a ResNet-50 class segmenter with a RoBERTa-base text encoder.
 
     Args:
         backbone_config: configuration of any `AutoBackbone` (ResNet, ConvNeXt, Swin, DINO, Hiera ...).
@@ -78,6 +80,18 @@ class CVLSConfig(PreTrainedConfig):
         self.backbone_config = _as_config(self.backbone_config, "backbone_config")
         self.text_config = _as_config(self.text_config, "text_config")
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As inherited, but a checkpoint of another model is an error, where the library only warns."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a model of type {model_type!r}; one of type {cls.model_type!r} "
+                "was expected, a checkpoint that CVLSModel.save_pretrained wrote"
+            )
+        return config_dict, kwargs
 
     def validate_architecture(self):
         """Called by `@strict`; raises a `ValueError` that names the field."""

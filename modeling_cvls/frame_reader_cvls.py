@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,20 @@ class FrameReader:
             )
         if self._num_frames == 0:
             raise ValueError(f"{self._name} has no frames")
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
         # Of a decoded frame: what the container says ignores a crop or rotation that the decoder may apply.
-        self.height, self.width = self._first_frame().shape[:2]
+        first = self._decode_image(0) if self._read_some == self._read_images else self._read_some([0])[0]
+        return first.shape[:2]
+
+    @property
+    def height(self) -> int:
+        return self._size[0]
+
+    @property
+    def width(self) -> int:
+        return self._size[1]
 
     def _open_encoded(self, source: str | io.BytesIO) -> None:
         # Imported here so that arrays and images can be read where decord has no wheel.
@@ -80,9 +93,6 @@ class FrameReader:
                 ) from error
 
         self._read_some = read_encoded
-
-    def _first_frame(self) -> np.ndarray:
-        return self._decode_image(0) if self._read_some == self._read_images else self._read_some([0])[0]
 
     def _decode_image(self, index: int) -> np.ndarray:
         image = self._images[index]

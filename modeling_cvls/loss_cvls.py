@@ -1,8 +1,8 @@
 r"""The losses of CVLS: masks (BCE, Dice), presence, and the contrastive objective with its two strategies.
 
 Liang, Luo, Wu and Yang, "Contrastive Video-Language Segmentation" (arXiv 2109.14131), give the ideas; the equations are
-this project's reading of them. B clips, K sentences a clip, T frames, M instances, R = M + 1 regions (the instances, and
-last the background), P positions of the grid, D channels.
+this project's reading of them. B clips, K sentences a clip, T frames, M instances, R = M + 1 regions (the instances,
+and last the background), P positions of the grid, D channels.
 
 Each function is pure: tensors in, tensors out.
 """
@@ -98,8 +98,8 @@ def contrastive_loss(
     $$L = \mathrm{mean}_{v^+} -\log \frac{\exp(\langle \hat e, v^+ \rangle / \tau)}
         {\exp(\langle \hat e, v^+ \rangle / \tau) + \sum_{v^-} \exp(\langle \hat e, v^- \rangle / \tau)}$$
 
-    Each referred region of each annotated frame is a positive; the negatives are the unreferred regions of all annotated
-    frames of the clip (`across_frames`), or of the positive's own frame.
+    Each referred region of each annotated frame is a positive; the negatives are the unreferred regions of all
+    annotated frames of the clip (`across_frames`), or of the positive's own frame.
 
     Args:
         sentence_embeddings: (B, K, D) $\hat e$, normalised.

@@ -30,8 +30,8 @@ class CVLSOutput(ModelOutput):
         loss: scalar, the weighted sum of `losses`; when `referents` and the instances are given.
         mask_logits: (B, K, T, H/4, W/4) logits of the masks, on the grid of the (padded) frames.
         presence_logits: (B, K) logits of "this clip contains a referent of this sentence".
-        similarity: (B, K, T, H/4, W/4) in [-1, 1], the contrast's similarity of each position to the sentence; None where
-            the contrast is switched off.
+        similarity: (B, K, T, H/4, W/4) in [-1, 1], the contrast's similarity of each position to the sentence; None
+            where the contrast is switched off.
         losses: the unweighted parts of the loss: bce, dice, presence, contrast.
     """
 
@@ -101,9 +101,7 @@ class CVLSLayer(nn.Module):
             nn.Linear(2 * config.hidden_size, config.hidden_size),
         )
 
-    def forward(
-        self, x: torch.Tensor, memory_mask: torch.Tensor, memory: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, memory_mask: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
         """Without `memory`: self-attention."""
         normed = self.norm1(x)
         x = x + self.attention(normed, normed if memory is None else memory, memory_mask)
@@ -111,7 +109,7 @@ class CVLSLayer(nn.Module):
 
 
 class CVLSPyramid(nn.Module):
-    """Feature pyramid (Lin et al., 2017) to stride 4, its coarse levels `hidden_size` wide and its finest `pixel_size`."""
+    """Feature pyramid (Lin et al., 2017) to stride 4, coarse levels `hidden_size` wide, the finest `pixel_size`."""
 
     def __init__(self, config: CVLSConfig, channels: list[int]):
         super().__init__()
@@ -395,7 +393,7 @@ class CVLSModel(CVLSPreTrainedModel):
             sentence_mask: (B, K), false on padding sentences.
             instance_masks: (B, T, M, h, w) every annotated instance of the clip, at full size or a quarter of it.
             annotated_frames: (B, T), which frames carry masks.
-            annotated_instances: (B, T, M), which instances are annotated in a frame; by default all of an annotated one.
+            annotated_instances: (B, T, M), which instances are annotated in a frame; default: all of it.
             referents: (B, K, M), which instances a sentence refers to: none, one or several.
 
         Returns:
@@ -447,8 +445,8 @@ class CVLSModel(CVLSPreTrainedModel):
         """Encode each clip once, at its own size, so that no convolution ever meets the padding of another.
 
         Returns:
-            pixels (B, T, pixel_size, H/4, W/4), tokens (B, T, h, w, hidden_size), token_mask (B, T, h, w); zeros and false
-            on padding.
+            pixels (B, T, pixel_size, H/4, W/4), tokens (B, T, h, w, hidden_size), token_mask (B, T, h, w); zeros and
+            false on padding.
         """
         batch, num_frames, _, height, width = frames.shape
         stride = self.config.token_stride
@@ -567,8 +565,8 @@ def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _extend_edges(maps: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """Maps (B, ..., h, w), of which each clip fills `sizes` (B, 2) -> its last row and column continued into the padding,
-    as interpolation does at the border of a map: so upsampling meets no padding."""
+    """Maps (B, ..., h, w), of which each clip fills `sizes` (B, 2) -> its last row and column continued into the
+    padding, as interpolation does at the border of a map: so upsampling meets no padding."""
     for dim in (-2, -1):
         indices = torch.arange(maps.shape[dim], device=maps.device).expand(len(maps), -1)
         indices = torch.minimum(indices, sizes[:, dim, None] - 1)

@@ -105,9 +105,7 @@ def overlay(
     return np.pad(picture, ((0, 0), (0, picture.shape[1] % 2), (0, picture.shape[2] % 2), (0, 0)), mode="edge")
 
 
-def _legend(
-    texts: Sequence[str], colours: Sequence[tuple[int, int, int]], width: int, font_size: int
-) -> np.ndarray:
+def _legend(texts: Sequence[str], colours: Sequence[tuple[int, int, int]], width: int, font_size: int) -> np.ndarray:
     font, line, margin = _font(font_size), round(font_size * 1.4), font_size // 2
     entries = [_wrap(text, font, width - 3 * margin - font_size) for text in texts]
     strip = Image.new("RGB", (width, line * sum(map(len, entries)) + 2 * margin), BACKGROUND)

@@ -134,7 +134,7 @@ def test_read_frames_refuses(tmp_path):
         read_frames(row | {"frames": None}, [0])
     with pytest.raises(ValueError, match="video 'clip7': .*neither bytes nor a path"):
         read_frames(row | {"video": {"bytes": None, "path": None}}, [0])
-    with pytest.raises(ValueError, match=r"video 'clip7': frames \[6\] do not exist"):
+    with pytest.raises(ValueError, match=r"video 'clip7': frame 6 of "):
         read_frames(row, [0, 6])
     with pytest.raises(ValueError, match="video 'clip7': .*frames are 40 x 64 .* row's height x width is 41 x 64"):
         read_frames(row | {"height": 41}, [0])

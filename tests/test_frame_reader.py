@@ -126,7 +126,7 @@ def test_cut_off_file_is_an_error(mp4, tmp_path):
 )
 def test_bad_videos(video, error, message):
     with pytest.raises(error, match=message):
-        FrameReader(video)
+        FrameReader(video).read([0])
 
 
 def test_images_of_differing_sizes():

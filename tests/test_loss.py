@@ -20,8 +20,8 @@ P = H * W
 
 @pytest.fixture
 def scene():
-    """Embeddings, instances and referents of two clips, with an unannotated frame, an instance that is annotated nowhere,
-    one that covers nothing, a sentence without and one with two referents."""
+    """Embeddings, instances and referents of two clips, with an unannotated frame, an instance that is annotated
+    nowhere, one that covers nothing, a sentence without and one with two referents."""
     generator = torch.Generator().manual_seed(1)
     owners = torch.randint(-1, M, (B, T, H, W), generator=generator)
     masks = owners[:, :, None] == torch.arange(M)[:, None, None]

@@ -116,7 +116,10 @@ def test_padding_changes_nothing(make_model, sizes):
 def test_clips_of_different_sizes_in_one_batch(make_model):
     """Each clip of a mixed batch gives what it gives alone: the padded smaller one, and the larger one."""
     model = make_model()
-    small, large = random_batch(clips=1, height=64, width=64, seed=1), random_batch(clips=1, height=96, width=64, seed=2)
+    small, large = (
+        random_batch(clips=1, height=64, width=64, seed=1),
+        random_batch(clips=1, height=96, width=64, seed=2),
+    )
     mixed = {name: torch.cat([value, large[name]]) for name, value in pad(small, height=96).items()}
     together = model(**mixed)
     assert together.mask_logits.shape[-2:] == (24, 16)

@@ -110,9 +110,7 @@ def test_each_frame_comes_from_its_window(pipe):
     assert circle["score"] == pytest.approx(sigmoid(3.0)) and square["score"] == pytest.approx(sigmoid(3.5 / 2))
     assert square["frame_scores"][:5] == [0] * 5
     # inside the mask all logits lie between 0 (its outline) and 4
-    assert all(
-        0.5 * sigmoid(3.0) < score <= sigmoid(4.0) * sigmoid(3.0) + 1e-6 for score in circle["frame_scores"]
-    )
+    assert all(0.5 * sigmoid(3.0) < score <= sigmoid(4.0) * sigmoid(3.0) + 1e-6 for score in circle["frame_scores"])
     assert square["frame_scores"][12] < square["score"] and isinstance(square["score"], float)
 
 

@@ -2,7 +2,7 @@
 
 from .clips import ClipSampler, flip_words, sample_clip
 from .collation import ClipCollator
-from .reading import read_frames, read_masks
+from .reading import read_frames, read_masks, video_of
 from .schema import FEATURES, check_dataset
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "read_frames",
     "read_masks",
     "sample_clip",
+    "video_of",
 ]

@@ -1,7 +1,6 @@
 """Frames and masks of one row, decoding no more than what is asked for."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,24 @@ from pycocotools import mask as coco_mask
 from ..frame_reader_cvls import FrameReader
 
 
-def _encoded(media: Mapping[str, Any]) -> bytes | str:
-    """What an undecoded Video or Image cell holds: its bytes, or the path of a file that was not embedded."""
-    if media["bytes"] is None and media["path"] is None:
-        raise ValueError("neither bytes nor a path is given for its video or one of its frames")
-    return media["path"] if media["bytes"] is None else media["bytes"]
+def video_of(row: Mapping[str, Any]) -> bytes | str | list[bytes | str]:
+    """The row's video as `FrameReader` and the pipeline take it: the encoded file, or a list of encoded images; paths
+    where files were not embedded.
+
+    Raises:
+        ValueError: the row has neither.
+    """
+
+    def encoded(media: Mapping[str, Any]) -> bytes | str:
+        if media["bytes"] is None and media["path"] is None:
+            raise ValueError("neither bytes nor a path is given for its video or one of its frames")
+        return media["path"] if media["bytes"] is None else media["bytes"]
+
+    if row["video"] is not None:
+        return encoded(row["video"])
+    if row["frames"] is not None:
+        return [encoded(frame) for frame in row["frames"]]
+    raise ValueError("the row has neither video nor frames; one of the two must be there")
 
 
 def read_frames(row: Mapping[str, Any], indices: Sequence[int]) -> np.ndarray:
@@ -32,17 +44,7 @@ def read_frames(row: Mapping[str, Any], indices: Sequence[int]) -> np.ndarray:
             outside the video, or frames whose size is not the row's height x width.
     """
     try:
-        if row["video"] is not None:
-            frames = FrameReader(_encoded(row["video"])).read(indices)
-        elif row["frames"] is not None:
-            outside = [index for index in indices if not 0 <= index < len(row["frames"])]
-            if outside:
-                raise ValueError(f"frames {outside} do not exist, there are {len(row['frames'])} frames (from 0)")
-            chosen = [_encoded(row["frames"][index]) for index in indices]
-            chosen = [Path(frame).read_bytes() if isinstance(frame, str) else frame for frame in chosen]
-            frames = FrameReader(chosen).read(range(len(chosen)))
-        else:
-            raise ValueError("the row has neither video nor frames; one of the two must be there")
+        frames = FrameReader(video_of(row)).read(indices)
     except (ValueError, IndexError, OSError) as error:
         raise ValueError(f"video {row['video_id']!r}: {error}") from error
     if frames.shape[1:3] != (row["height"], row["width"]):
