@@ -22,11 +22,12 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready
 	rm -rf $(DEMO)
 	@echo "==> 1/6 writing synthetic video sentences in the layout of A2D Sentences"
-	$(BIN)/python scripts/make_synthetic.py --output $(DEMO)/raw --train 5000 --validation 60 --test 300 --heldout 200
+	$(BIN)/python scripts/make_synthetic.py --output $(DEMO)/raw --train 4000 --validation 60 --test 300 --heldout 200
 	@echo "==> 2/6 converting them to a dataset that load_dataset loads"
 	$(BIN)/python dataset_scripts/a2d_sentences.py --source $(DEMO)/raw --output $(DEMO)/dataset --num-proc 2
 	@echo "==> 3/6 training a small segmenter on them"
 	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		--num_cpu_threads_per_process $$(nproc) \
 		scripts/train.py configs/demo.yaml
 	@echo "==> 4/6 evaluating it on the test split, which it never saw"
 	$(BIN)/python scripts/eval.py --model $(DEMO)/checkpoint --dataset $(DEMO)/dataset --split test \

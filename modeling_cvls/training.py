@@ -4,10 +4,21 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import speed_metrics
 
+from .data import ClipSampler
 from .evaluation import evaluate_segmenter, flatten_results
+
+
+class NewClipsEachEpoch(TrainerCallback):
+    """Tells the clip sampler the epoch, so that each epoch sees other clips of the same videos."""
+
+    def __init__(self, sampler: ClipSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.epoch = int(state.epoch or 0)
 
 
 class CVLSTrainer(Trainer):
@@ -15,11 +26,12 @@ class CVLSTrainer(Trainer):
 
     Rows of video sentences become batches in the data collator (`modeling_cvls.data.ClipCollator`). Evaluation segments
     whole videos with `evaluate_segmenter`, so that a number seen in training is the number of the final evaluation.
-    Needs `processing_class` (a [`CVLSProcessor`]).
+    Needs `data_collator` (such a collator) and `processing_class` (a [`CVLSProcessor`]).
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.add_callback(NewClipsEachEpoch(self.data_collator.sampler))
         self._parts: dict[str, list] = defaultdict(list)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -11,6 +11,7 @@ from transformers import AutoProcessor
 
 from modeling_cvls import CVLSModel
 from modeling_cvls.evaluation import evaluate_segmenter, results_table
+from modeling_cvls.launch import start_cpu_processes
 
 
 def main() -> None:
@@ -35,6 +36,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    start_cpu_processes()
     try:
         main()
     except (ValueError, FileNotFoundError) as error:

@@ -24,6 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_cvls import CVLSConfig, CVLSModel, CVLSProcessor, CVLSVideoProcessor
 from modeling_cvls.data import ClipCollator, ClipSampler, check_dataset
+from modeling_cvls.launch import start_cpu_processes
 from modeling_cvls.training import CVLSTrainer
 
 
@@ -132,14 +133,15 @@ def main(arguments: list[str]) -> None:
 
     model, processor = build(model_args, data_args, train_set)
     training_args.remove_unused_columns = False  # the collator reads the rows' own columns
+    sampler = ClipSampler(
+        model.config.num_frames, data_args.sentences_per_clip, data_args.flip_probability, training_args.seed
+    )
     trainer = CVLSTrainer(
         model=model,
         args=training_args,
         train_dataset=train_set,
         eval_dataset=eval_set,
-        data_collator=ClipCollator(
-            processor, ClipSampler(model.config.num_frames, data_args.sentences_per_clip, data_args.flip_probability)
-        ),
+        data_collator=ClipCollator(processor, sampler),
         processing_class=processor,
     )
     resume = training_args.resume_from_checkpoint
@@ -151,6 +153,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    start_cpu_processes()
     try:
         main(sys.argv[1:])
     except ValueError as error:

@@ -151,7 +151,7 @@ def test_evaluation_equals_a_plain_loop(checkpoint, dataset):
     test = load_dataset(str(dataset), split="test")
     model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
     model.presence[-1].bias.data.fill_(10.0)  # so that masks are drawn after so few steps
-    model.mask_bias.data.add_(1.0)
+    model.mask_bias.data.fill_(4.0)
     found = evaluate_segmenter(model, processor, test, progress=False)
 
     from modeling_cvls.data import read_frames, read_masks

@@ -1,6 +1,7 @@
 """Clips for training: a window of frames around an annotation, some sentences, and a flip that keeps both true."""
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,15 +58,22 @@ def flip_words(text: str) -> str:
 class ClipSampler:
     """Draws a training clip from a row.
 
-    All randomness comes from torch's global generator, which Trainer and the workers of a DataLoader seed.
+    What is drawn depends on the seed, `epoch` and the row's video_id, and on nothing else: not on the number of
+    processes or workers, on what was drawn before, or on where a training was resumed.
 
     Args:
         clip_length: frames of a clip (T), at most.
         sentences_per_clip: sentences of a clip (K), at most; None: all. Where there are more, a random choice of them.
         flip_probability: how often a clip is mirrored left to right, together with the words of its sentences.
+        seed: of all draws.
+
+    Attributes:
+        epoch: 0 at first; with another number the same rows give other clips.
     """
 
-    def __init__(self, clip_length: int, sentences_per_clip: int | None = None, flip_probability: float = 0.5):
+    def __init__(
+        self, clip_length: int, sentences_per_clip: int | None = None, flip_probability: float = 0.5, seed: int = 0
+    ):
         if clip_length < 1:
             raise ValueError(f"clip_length must be at least 1, got {clip_length}")
         if sentences_per_clip is not None and sentences_per_clip < 1:
@@ -75,6 +83,8 @@ class ClipSampler:
         self.clip_length = clip_length
         self.sentences_per_clip = sentences_per_clip
         self.flip_probability = flip_probability
+        self.seed = seed
+        self.epoch = 0
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Reads a clip of a row with the columns of `FEATURES`.
@@ -92,12 +102,15 @@ class ClipSampler:
         sentences = row["sentences"]
         if not sentences:
             raise ValueError(f"{name} has no sentences; leave such videos out of a training set")
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {self.epoch} {row['video_id']}".encode()))
         try:
-            indices = sample_clip(row["num_frames"], row["annotated_frames"], self.clip_length)
+            indices = sample_clip(row["num_frames"], row["annotated_frames"], self.clip_length, generator)
         except ValueError as error:
             raise ValueError(f"{name}: {error}; leave videos without annotations out of a training set") from error
         if self.sentences_per_clip is not None and len(sentences) > self.sentences_per_clip:
-            chosen = torch.randperm(len(sentences))[: self.sentences_per_clip].sort().values.tolist()
+            chosen = (
+                torch.randperm(len(sentences), generator=generator)[: self.sentences_per_clip].sort().values.tolist()
+            )
             sentences = [sentences[number] for number in chosen]
 
         texts = [sentence["text"] for sentence in sentences]
@@ -112,7 +125,7 @@ class ClipSampler:
             referents[k, sentence["instances"]] = True
         frames = read_frames(row, indices)
         masks, annotated_frames, annotated_instances = read_masks(row, indices)
-        if torch.rand(()) < self.flip_probability:
+        if torch.rand((), generator=generator) < self.flip_probability:
             frames = np.ascontiguousarray(frames[:, :, ::-1])
             masks = np.ascontiguousarray(masks[..., ::-1])
             texts = [flip_words(text) for text in texts]
