@@ -106,7 +106,7 @@ def write_card(arguments, state, segmenter, rows) -> None:
         f"process; {parameters / 1e6:.2f} M parameters, vision `{config.backbone_config.model_type}`, text "
         f"`{config.text_config.model_type}`. "
         + "; ".join(f"{name} {'on' if on else 'off'}" for name, on in parts.items())
-        + f". Frozen in the checkpoint's `config.json` and `training_args.bin`. Best step by validation: "
+        + f". All settings stand in `config.json` and `training_args.bin` beside this card. Best step by validation: "
         f"{state['best_global_step'] or state['global_step']:,}."
     )
     card = ModelCard.from_template(

@@ -5,13 +5,14 @@ The YAML file has three sections: `model` (what to build, see `ModelArguments`),
 `--model.config.contrast_weight 0` overrides the file; its value is read as YAML.
 """
 
+import re
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import load_dataset
+from datasets import concatenate_datasets, interleave_datasets, load_dataset
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoProcessor,
@@ -28,6 +29,21 @@ from modeling_cvls.launch import start_cpu_processes
 from modeling_cvls.training import CVLSTrainer
 
 
+class Loader(yaml.SafeLoader):
+    """YAML with the scalars of version 1.2, where `no` is a word and 2e-3 a number; PyYAML's own are those of 1.1."""
+
+
+BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (BOOL, FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(BOOL, re.compile("^(true|false)$", re.IGNORECASE), list("tTfF"))
+Loader.add_implicit_resolver(
+    FLOAT, re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE), list("-+.0123456789")
+)
+
+
 @dataclass
 class ModelArguments:
     """`checkpoint` (a trained segmenter), or `vision` and `text` (pretrained parts), or `config` alone."""
@@ -40,12 +56,16 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    dataset: str | None = field(default=None, metadata={"help": "folder or Hub name that load_dataset loads"})
+    dataset: str | dict[str, float] | None = field(
+        default=None,
+        metadata={"help": "folder or Hub name that load_dataset loads; or several, each with its weight: {a: 3, b: 1}"},
+    )
     train_split: str = "train"
     eval_split: str | None = "validation"
     eval_videos: int | None = field(default=None, metadata={"help": "evaluate on the first so many videos in training"})
     shortest_edge: int = field(default=320, metadata={"help": "frames are scaled to this short side, in pixels ..."})
     longest_edge: int = field(default=576, metadata={"help": "... and to at most this long side"})
+    streaming: bool = field(default=False, metadata={"help": "read the rows as they come, without preparing them"})
     sentences_per_clip: int | None = field(default=None, metadata={"help": "a random choice of so many, default all"})
     flip_probability: float = 0.5
 
@@ -54,7 +74,7 @@ def read_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments,
     """The YAML file's sections with the flags laid over them; a key that does not exist is an error that names it."""
     if not arguments or arguments[0].startswith("-"):
         raise ValueError("the first argument must be a YAML file, as in: train.py configs/demo.yaml")
-    config = yaml.safe_load(Path(arguments[0]).read_text()) or {}
+    config = yaml.load(Path(arguments[0]).read_text(), Loader) or {}
     flags = arguments[1:]
     if len(flags) % 2:
         raise ValueError(f"flags come in pairs, `--section.key value`: {flags[-1]!r} has no value")
@@ -65,7 +85,7 @@ def read_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments,
         section = config
         for name in path:
             section = section.setdefault(name, {})
-        section[key] = yaml.safe_load(value)
+        section[key] = yaml.load(value, Loader)
 
     sections = {"model": ModelArguments, "data": DataArguments, "training": TrainingArguments}
     _check_keys(config, list(sections), "sections")
@@ -118,16 +138,38 @@ def build(model_args: ModelArguments, data_args: DataArguments, train_set) -> tu
     return model, CVLSProcessor(CVLSVideoProcessor(size=size), tokenizer)
 
 
-def main(arguments: list[str]) -> None:
-    model_args, data_args, training_args = read_arguments(arguments)
+def weights_of(data_args: DataArguments) -> dict[str, float]:
+    """The names of the data sets, each with its weight."""
     if not data_args.dataset:
         raise ValueError("`data.dataset` is missing: the folder or Hub name of a data set of video sentences")
+    weights = data_args.dataset if isinstance(data_args.dataset, dict) else {data_args.dataset: 1.0}
+    if min(weights.values()) <= 0:
+        raise ValueError(f"the weights in `data.dataset` must be above 0, got {weights}")
+    return weights
+
+
+def load_train_set(data_args: DataArguments, seed: int):
+    """The training split; of several data sets, rows are drawn from each in proportion to its weight."""
+    weights = weights_of(data_args)
+    parts = []
+    for name in weights:
+        part = load_dataset(name, split=data_args.train_split, streaming=data_args.streaming)
+        check_dataset(part, name)
+        parts.append(part.shuffle(seed=seed, buffer_size=256) if data_args.streaming else part)
+    if len(parts) == 1:
+        return parts[0]
+    shares = [weight / sum(weights.values()) for weight in weights.values()]
+    return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def main(arguments: list[str]) -> None:
+    model_args, data_args, training_args = read_arguments(arguments)
     set_seed(training_args.seed)
-    train_set = load_dataset(data_args.dataset, split=data_args.train_split)
-    check_dataset(train_set, data_args.dataset)
+    train_set = load_train_set(data_args, training_args.seed)
     eval_set = None
     if data_args.eval_split and training_args.eval_strategy != "no":
-        eval_set = load_dataset(data_args.dataset, split=data_args.eval_split)
+        names = weights_of(data_args)
+        eval_set = concatenate_datasets([load_dataset(name, split=data_args.eval_split) for name in names])
         if data_args.eval_videos:
             eval_set = eval_set.select(range(min(data_args.eval_videos, len(eval_set))))
 

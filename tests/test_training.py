@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import tiny_config, tiny_tokenizer
+from conftest import tiny_config
 from datasets import load_dataset
 from transformers import AutoModel, AutoProcessor, TrainingArguments, pipeline
 
-from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor
+from modeling_cvls import CVLSModel, CVLSProcessor
 from modeling_cvls.data import ClipCollator, ClipSampler
 from modeling_cvls.evaluation import evaluate_segmenter
 from modeling_cvls.synthetic import write_a2d_sentences
@@ -22,7 +22,9 @@ from modeling_cvls.training import CVLSTrainer
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-from train import read_arguments  # noqa: E402
+from train import DataArguments, load_train_set, read_arguments  # noqa: E402
+
+BEST_OFF = ["--training.load_best_model_at_end", "false"]
 
 
 def run(*command, **environment) -> subprocess.CompletedProcess:
@@ -241,18 +243,26 @@ def test_pipeline_on_a_checkpoint(checkpoint, dataset):
     assert first["masks"].shape == (8, 64, 64) and first["frame_indices"] == list(range(8))
 
 
-def test_streaming_rows_train_alike(dataset, tmp_path):
-    """A streamed data set goes through the same collator and trainer."""
-    rows = load_dataset(str(dataset), split="train", streaming=True)
-    model = CVLSModel(tiny_config(text_config={**tiny_config().text_config.to_dict(), "vocab_size": 80}))
-    processor = CVLSProcessor(CVLSVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64}), tiny_tokenizer())
-    arguments = TrainingArguments(
-        str(tmp_path), max_steps=2, per_device_train_batch_size=2, use_cpu=True, report_to="none", disable_tqdm=True,
-        remove_unused_columns=False,
-    )  # fmt: skip
-    collator = ClipCollator(processor, ClipSampler(4))
-    trainer = CVLSTrainer(model, arguments, train_dataset=rows, data_collator=collator, processing_class=processor)
-    assert trainer.train().global_step == 2
+@pytest.mark.parametrize("streaming", [False, True])
+def test_data_sets_are_mixed_by_their_weights(dataset, tmp_path, streaming):
+    """Three rows of one to one of the other, every row of both; loaded or streamed."""
+    rows = load_dataset(str(dataset), split="train")
+    for name, first in (("a", 0), ("b", 12)):
+        part = rows.select(range(first, first + 12))
+        part.to_parquet(tmp_path / name / "train.parquet")
+    weights = {str(tmp_path / "a"): 3, str(tmp_path / "b"): 1}
+    mixed = load_train_set(DataArguments(dataset=weights, streaming=streaming), seed=0)
+    drawn = [row["video_id"] for row in mixed]
+    assert set(drawn) == set(rows["video_id"])
+    share = sum(name in set(rows["video_id"][:12]) for name in drawn) / len(drawn)
+    assert 0.6 < share < 0.9
+
+
+def test_streamed_rows_train(config_file, tmp_path):
+    flags = ["--data.streaming", "true", "--training.max_steps", "2", "--training.output_dir", tmp_path]
+    result = run("scripts/train.py", config_file, *flags, "--training.eval_strategy", "no", *BEST_OFF)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(make_model, processor, dataset, tmp_path):
@@ -288,13 +298,21 @@ def test_flags_that_do_not_exist_are_named(config_file, flags, message):
 
 
 def test_flags_override_the_file(config_file):
-    model, data, training = read_arguments(
-        [str(config_file), "--model.config.contrast_weight", "0", "--data.sentences_per_clip", "5",
-         "--training.learning_rate", "0.01", "--training.output_dir", "elsewhere"]
-    )  # fmt: skip
+    flags = {
+        "model.config.contrast_weight": "0",
+        "data.sentences_per_clip": "5",
+        "data.dataset": "{a: 3, b: 0.5}",
+        "training.learning_rate": "1e-2",
+        "training.eval_strategy": "no",
+        "training.load_best_model_at_end": "False",
+        "training.output_dir": "elsewhere",
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    model, data, training = read_arguments([str(config_file), *words])
     assert model.config["contrast_weight"] == 0 and model.config["num_frames"] == 4
-    assert data.sentences_per_clip == 5
+    assert data.sentences_per_clip == 5 and data.dataset == {"a": 3, "b": 0.5}
     assert training.learning_rate == 0.01 and training.max_steps == 6
+    assert training.eval_strategy == "no" and training.load_best_model_at_end is False
 
 
 def test_a_dataset_without_the_columns_is_named(config_file, tmp_path):
