@@ -14,13 +14,14 @@ from conftest import tiny_config
 from datasets import load_dataset
 from transformers import AutoModel, AutoProcessor, TrainingArguments, pipeline
 
-from modeling_cvls import CVLSModel, CVLSProcessor
+from modeling_cvls import CVLSModel, CVLSProcessor, FrameReader
 from modeling_cvls.data import ClipCollator, ClipSampler
 from modeling_cvls.evaluation import evaluate_segmenter
 from modeling_cvls.synthetic import write_a2d_sentences
 from modeling_cvls.training import CVLSTrainer
 
 ROOT = Path(__file__).parents[1]
+REAL_VIDEOS = sorted((ROOT.parent / "shared" / "real_data" / "videos").glob("*.mp4"))
 sys.path.insert(0, str(ROOT / "scripts"))
 from train import DataArguments, load_train_set, read_arguments  # noqa: E402
 
@@ -202,8 +203,6 @@ numpy.save({str(tmp_path / "logits.npy")!r}, output.mask_logits.numpy())
 """
     result = run("-c", program)
     assert result.returncode == 0, result.stderr
-    from modeling_cvls import FrameReader
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
@@ -336,3 +335,16 @@ def test_a_checkpoint_of_another_type_is_named(tmp_path):
     result = run("scripts/eval.py", "--model", tmp_path, "--dataset", tmp_path)
     assert result.returncode != 0 and "Traceback" not in result.stderr
     assert str(tmp_path) in result.stderr and "'bert'" in result.stderr
+
+
+@pytest.mark.skipif(not REAL_VIDEOS, reason="../shared/real_data/videos is absent")
+def test_segment_script_on_real_videos(checkpoint, tmp_path):
+    """The path from a real video to the overlay; what a model of a few steps finds there is no matter."""
+    for video in REAL_VIDEOS:
+        output = tmp_path / f"{video.stem}.mp4"
+        sentences = ["the animal on the left", "the large red thing"]
+        result = run("scripts/segment.py", video, *sentences, "--model", checkpoint, "--output", output)
+        assert result.returncode == 0, result.stderr[-3000:]
+        source, drawn = FrameReader(video), FrameReader(output)
+        assert len(drawn) == len(source) and drawn.fps == pytest.approx(source.fps, rel=1e-3)
+        assert drawn.width == source.width and drawn.height > source.height  # the legend stands below
