@@ -1,5 +1,7 @@
 """A tiny segmenter and its processor, made from nothing; shared by the tests."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -39,6 +41,40 @@ def tiny_config(**changes) -> CVLSConfig:
         "num_frames": 4,
     }
     return CVLSConfig(**{**fields, **changes})
+
+
+def tiny_sections(dataset: Path, **training) -> dict:
+    """The sections of a configuration file for scripts/train.py: six steps of the tiny model."""
+    model = tiny_config()
+    fields = ("hidden_size", "pixel_size", "contrast_size", "token_stride", "num_temporal_layers", "num_fusion_layers")
+    config = {name: getattr(model, name) for name in (*fields, "num_attention_heads", "num_frames")}
+    for part, names in {
+        "backbone_config": ("layer_type", "embedding_size", "hidden_sizes", "depths", "out_features"),
+        "text_config": ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    }.items():
+        own = getattr(model, part)
+        config[part] = {"model_type": own.model_type, **{name: getattr(own, name) for name in names}}
+    return {
+        "model": {"config": config},
+        "data": {"dataset": str(dataset), "shortest_edge": 64, "longest_edge": 64, "sentences_per_clip": 3},
+        "training": {
+            "max_steps": 6,
+            "per_device_train_batch_size": 2,
+            "learning_rate": 0.003,
+            "logging_steps": 1,
+            "eval_strategy": "steps",
+            "eval_steps": 3,
+            "save_steps": 3,
+            "save_total_limit": 2,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_mean_iou",
+            "greater_is_better": True,
+            "report_to": "tensorboard",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            **training,
+        },
+    }
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
