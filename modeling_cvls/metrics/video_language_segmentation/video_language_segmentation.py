@@ -1,5 +1,6 @@
 """Metrics of segmenting in a video what a sentence refers to, as an `evaluate` module."""
 
+from array import array
 from typing import Any
 
 import datasets
@@ -11,7 +12,8 @@ _DESCRIPTION = """\
 Video-language segmentation, evaluated on pairs of a sentence and an annotated frame: precision@X, mean and overall IoU
 and mAP as usual for A2D Sentences and J-HMDB Sentences; referent accuracy, which asks whether the prediction lies on
 the object meant rather than on another one of the frame; and the accuracy on sentences without a referent. Everything
-is computed from run-length encodings: no mask is rasterised.
+is computed from run-length encodings: no mask is rasterised. Each pair is measured when it is added, and a few numbers
+are kept of it.
 """
 
 _CITATION = """\
@@ -56,9 +58,9 @@ Returns: a dict. All of it but the last three entries is over the pairs with a r
     num_pairs (`float`): number of pairs, with and without referent.
     per_kind (`dict`): for each kind of sentence other than "", the dict of the above for the pairs of that kind alone.
 Raises:
-    ValueError, for no pair at all, or naming the first bad pair (counted from 0 in the order of adding, process 0's
-    first): sizes that differ between prediction and reference, a mask whose runs do not fill its size, a referent that
-    is not an index into `instances`, a score that is not finite.
+    ValueError, when a pair is added, naming it (counted from 0 in the order of adding, in each process): sizes that
+    differ between prediction and reference, a mask whose runs do not fill its size, a referent that is not an index
+    into `instances`, a score that is not finite. When the results are asked for: nothing was added.
 Examples:
     >>> metric = evaluate.load("modeling_cvls/metrics/video_language_segmentation")
     >>> left_half, right_half = "066", "66"  # of a frame 3 high and 4 wide
@@ -113,7 +115,7 @@ def _rle(counts: str | None, size: list[int], where: str) -> dict[str, Any]:
     """`counts` as pycocotools takes it, checked: masks of unequal length would make its loops run for ever."""
     if counts is None:
         raise ValueError(f"{where}: there is no mask; leave out an instance that is not annotated in the frame.")
-    runs = _run_lengths(counts)
+    runs = _run_lengths(counts) if isinstance(counts, str) else None
     if runs is None or (runs < 0).any():
         raise ValueError(
             f"{where}: counts {counts[:40]!r} are not a COCO compressed RLE; give the `counts` of "
@@ -206,34 +208,50 @@ def _summarise(pairs: np.ndarray) -> dict[str, float]:
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class VideoLanguageSegmentation(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
+        # What is kept, one record of each process; what is added is described above.
+        kept = {"numbers": datasets.List(datasets.Value("float64"))}
+        kinds = {"kinds": datasets.List(datasets.Value("string"))}
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": {
-                        "size": datasets.List(datasets.Value("int32")),
-                        "counts": datasets.Value("string"),
-                        "score": datasets.Value("float64"),
-                    },
-                    "references": {
-                        "size": datasets.List(datasets.Value("int32")),
-                        "instances": datasets.List(datasets.Value("string")),
-                        "referents": datasets.List(datasets.Value("int32")),
-                        "kind": datasets.Value("string"),
-                    },
-                }
-            ),
+            features=datasets.Features({"predictions": kept, "references": kinds}),
             reference_urls=["https://github.com/cocodataset/cocoapi"],
         )
 
+    def add(self, *, prediction: dict[str, Any], reference: dict[str, Any]) -> None:
+        """Measures one pair and keeps its numbers."""
+        numbers, kinds = self._kept()
+        numbers.extend(_measure(len(kinds), prediction, reference))
+        kinds.append(reference["kind"] or "")
+
+    def add_batch(self, *, predictions: list[dict[str, Any]], references: list[dict[str, Any]]) -> None:
+        """Measures several pairs and keeps their numbers."""
+        for prediction, reference in zip(predictions, references, strict=True):
+            self.add(prediction=prediction, reference=reference)
+
+    def compute(self, *, predictions: list | None = None, references: list | None = None) -> dict[str, Any] | None:
+        """The results over all that was added, by this process and the others; None but in process 0."""
+        if predictions is not None or references is not None:
+            self.add_batch(predictions=predictions, references=references)
+        numbers, kinds = self._kept()
+        del self._pairs
+        evaluate.Metric.add_batch(self, predictions=[{"numbers": list(numbers)}], references=[{"kinds": kinds}])
+        return evaluate.Metric.compute(self)
+
+    def _kept(self) -> tuple[array, list[str]]:
+        """The fields of `_PAIR`, pair after pair, and the kind of each."""
+        if not hasattr(self, "_pairs"):
+            self._pairs = array("d"), []
+        return self._pairs
+
     def _compute(self, predictions: list[dict], references: list[dict]) -> dict[str, Any]:
-        if not predictions:
+        numbers = np.concatenate([record["numbers"] for record in predictions]).reshape(-1, len(_PAIR))
+        if not len(numbers):
             raise ValueError("There is no pair to evaluate: add at least one prediction with its reference.")
-        pairs = np.array(
-            [_measure(i, p, r) for i, (p, r) in enumerate(zip(predictions, references, strict=True))], dtype=_PAIR
-        )
-        kinds = np.array([reference["kind"] or "" for reference in references])
+        pairs = np.zeros(len(numbers), dtype=_PAIR)
+        for name, column in zip(_PAIR.names, numbers.T, strict=True):
+            pairs[name] = column
+        kinds = np.array([kind for record in references for kind in record["kinds"]])
         per_kind = {str(kind): _summarise(pairs[kinds == kind]) for kind in np.unique(kinds) if kind}
         return {**_summarise(pairs), "per_kind": per_kind}
