@@ -1,6 +1,6 @@
 """A2D Sentences, as downloaded -> a folder that `datasets.load_dataset` loads.
 
-    python dataset_scripts/a2d_sentences.py --source RAW --output DATASET
+    python dataset_scripts/a2d_sentences.py --source RAW --output DATASET [--skip-invalid] [--push-to-hub USER/NAME]
 
 RAW holds
 
@@ -11,12 +11,17 @@ RAW holds
     text_annotations/a2d_annotation_with_instances/<id>/<frame:05d>.h5
                                            frames count from 1; `instance` (N,) ids, `reMask` (N, W, H), (W, H) if N = 1
 
+What is wrong in the source ends the conversion, or, with --skip-invalid, is left out: a row of a csv file, or a video
+with all its sentences where its clip or one of its masks is wrong. Only the row with the instance `1 (copy)` and the
+videos in a2d_missed_videos.txt, known mistakes of the original, are left out silently.
+
 Videos: https://web.eecs.umich.edu/~jjcorso/r/a2d/, sentences: https://kgavrilyuk.github.io/publication/actor_action/
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,7 @@ import h5py
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from modeling_cvls.data.conversion import DatasetCard, conversion_parser, write_dataset
+from modeling_cvls.data.conversion import DatasetCard, Problem, Problems, conversion_parser, run_conversion
 from modeling_cvls.frame_reader_cvls import FrameReader
 
 # Subsets of videoset.csv; the original has 0 and 1, the synthetic sets all four.
@@ -63,7 +68,7 @@ CARD = DatasetCard(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sentence:
     """A row of a2d_annotation.txt: `instance` is None where the sentence has no referent, `line` counts from 1."""
 
@@ -74,24 +79,39 @@ class Sentence:
     line: int
 
 
-@dataclass
-class VideoSource:
-    """What one video of the output is read from."""
+@dataclass(slots=True)
+class Video:
+    """What one row of the output is made from, besides the files that its id names."""
 
     video_id: str
-    clip: Path
-    masks: Path
+    annotated: int
     sentences: list[Sentence] = field(default_factory=list)
 
 
-def read_sentences(path: Path) -> list[Sentence]:
+def annotation_file(source: Path) -> Path:
+    return source / "text_annotations" / "a2d_annotation.txt"
+
+
+def mask_folder(source: Path) -> Path:
+    return source / "text_annotations" / "a2d_annotation_with_instances"
+
+
+def clip_folder(source: Path) -> Path:
+    folder = next((folder for name in CLIP_FOLDERS if (folder := source / "Release" / name).is_dir()), None)
+    if folder is None:
+        raise FileNotFoundError(f"{source / 'Release'} has no folder {' or '.join(CLIP_FOLDERS)} with the videos")
+    return folder
+
+
+def read_sentences(path: Path, problems: Problems) -> Iterator[Sentence]:
     """Reads a2d_annotation.txt, without the row that is a known mistake.
 
+    Problems, naming file and line: a row with another number of fields than the header, an instance id that is no
+    integer, an empty sentence.
+
     Raises:
-        ValueError: naming file and line: another header, a row with another number of fields than the header, an
-            instance id that is no integer, an empty sentence.
+        ValueError: the file has another header.
     """
-    sentences = []
     with open(path, newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
         header = next(rows, [])
@@ -103,83 +123,84 @@ def read_sentences(path: Path) -> list[Sentence]:
         for row in rows:
             where = f"{path}, line {rows.line_num}"
             if len(row) != len(header):
-                raise ValueError(
-                    f"{where}: {len(row)} fields, expected {len(header)} ({','.join(header)}), got {','.join(row)!r}; "
+                why = (
+                    f"{len(row)} fields, expected {len(header)} ({','.join(header)}), got {','.join(row)!r}; "
                     "a sentence with a comma stands in double quotes"
                 )
+                problems.found(where, why)
+                continue
             video_id, instance, text = (value.strip() for value in row[:3])
             if instance == MISTAKEN_INSTANCE:
                 continue
             if instance and not instance.isdecimal():
-                raise ValueError(f"{where}: the instance id {instance!r} is not an integer (empty: no referent)")
-            if not text:
-                raise ValueError(f"{where}: the sentence is empty")
-            kind = row[3].strip() or None if len(row) == 4 else None
-            sentences.append(Sentence(video_id, int(instance) if instance else None, text, kind, rows.line_num))
-    return sentences
+                problems.found(where, f"the instance id {instance!r} is not an integer (empty: no referent)")
+            elif not text:
+                problems.found(where, "the sentence is empty")
+            else:
+                kind = row[3].strip() or None if len(row) == 4 else None
+                yield Sentence(video_id, int(instance) if instance else None, text, kind, rows.line_num)
 
 
-def read_subsets(path: Path) -> dict[str, str]:
-    """Reads videoset.csv: video id -> split.
+def read_videoset(path: Path, problems: Problems) -> dict[str, tuple[str, int]]:
+    """Reads videoset.csv: video id -> its split, and how many of its frames are annotated (0: not stated).
 
-    Raises:
-        ValueError: naming file and line: a row that has not nine fields, an unknown subset.
+    Problems, naming file and line: a row that has not nine fields, an unknown subset.
     """
-    splits = {}
+    videos = {}
     with open(path, newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
         for row in rows:
             where = f"{path}, line {rows.line_num}"
             if len(row) != 9:
-                raise ValueError(
-                    f"{where}: {len(row)} fields, expected 9 (id, label, start, end, height, width, frames, "
-                    f"annotated, subset), got {','.join(row)!r}"
+                why = (
+                    f"{len(row)} fields, expected 9 (id, label, start, end, height, width, frames, annotated, subset), "
+                    f"got {','.join(row)!r}"
                 )
-            if row[8].strip() not in SUBSETS:
-                raise ValueError(f"{where}: the subset is {row[8]!r}, expected one of {', '.join(SUBSETS)}")
-            splits[row[0].strip()] = SUBSETS[row[8].strip()]
-    return splits
+                problems.found(where, why)
+            elif row[8].strip() not in SUBSETS:
+                problems.found(where, f"the subset is {row[8]!r}, expected one of {', '.join(SUBSETS)}")
+            else:
+                annotated = row[7].strip()
+                videos[row[0].strip()] = SUBSETS[row[8].strip()], int(annotated) if annotated.isdecimal() else 0
+    return videos
 
 
-def find_videos(source: Path) -> dict[str, list[VideoSource]]:
+def find_videos(source: Path, problems: Problems) -> dict[str, list[Video]]:
     """Finds the videos that have sentences, in the order of videoset.csv: split -> videos.
 
+    Problems, naming the line of a sentence: its video is not in videoset.csv, or has no clip or no folder of masks.
+
     Raises:
-        FileNotFoundError: a part of the layout, or the clip or the masks of a video that has sentences.
-        ValueError: a malformed row, or a sentence on a video that videoset.csv does not list.
+        FileNotFoundError: a part of the layout.
     """
-    videoset = source / "Release" / "videoset.csv"
-    annotations = source / "text_annotations" / "a2d_annotation.txt"
-    masks = source / "text_annotations" / "a2d_annotation_with_instances"
+    videoset, annotations, masks = source / "Release" / "videoset.csv", annotation_file(source), mask_folder(source)
     for path in (videoset, annotations, masks):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; --source must be the folder of an A2D Sentences download")
-    clips = next((folder for name in CLIP_FOLDERS if (folder := source / "Release" / name).is_dir()), None)
-    if clips is None:
-        raise FileNotFoundError(f"{source / 'Release'} has no folder {' or '.join(CLIP_FOLDERS)} with the videos")
-
-    subsets = read_subsets(videoset)
+    clips = clip_folder(source)
+    listed = read_videoset(videoset, problems)
     missed_file = source / "text_annotations" / "a2d_missed_videos.txt"
     missed = set(missed_file.read_text(encoding="utf-8").split()) if missed_file.exists() else set()
-    videos = {name: VideoSource(name, clips / f"{name}.mp4", masks / name) for name in subsets}
-    for sentence in read_sentences(annotations):
+
+    videos = {name: Video(name, annotated) for name, (_, annotated) in listed.items() if name not in missed}
+    for sentence in read_sentences(annotations, problems):
         if sentence.video_id in missed:
             continue
-        where = f"{annotations}, line {sentence.line}"
+        clip, folder = clips / f"{sentence.video_id}.mp4", masks / sentence.video_id
+        where, split = f"{annotations}, line {sentence.line}", listed.get(sentence.video_id, (None, 0))[0]
         if sentence.video_id not in videos:
-            raise ValueError(f"{where}: the video {sentence.video_id!r} is not in {videoset}")
-        video = videos[sentence.video_id]
-        if not video.sentences:
-            if not video.clip.is_file():
-                raise FileNotFoundError(f"{where}: the video {video.clip} does not exist")
-            if not video.masks.is_dir():
-                raise FileNotFoundError(f"{where}: the folder {video.masks} with the masks (h5) does not exist")
-        video.sentences.append(sentence)
+            problems.found(where, f"the video {sentence.video_id!r} is not in {videoset}")
+        elif not clip.is_file():
+            problems.found(where, f"the video {clip} does not exist", split)
+        elif not folder.is_dir():
+            problems.found(where, f"the folder {folder} with the masks (h5) does not exist", split)
+        else:
+            videos[sentence.video_id].sentences.append(sentence)
 
-    splits: dict[str, list[VideoSource]] = {split: [] for split in SUBSETS.values()}
+    splits: dict[str, list[Video]] = {split: [] for split in SUBSETS.values()}
     for name, video in videos.items():
         if video.sentences:
-            splits[subsets[name]].append(video)
+            splits[listed[name][0]].append(video)
     return splits
 
 
@@ -212,34 +233,30 @@ def read_instance_masks(path: Path, height: int, width: int) -> dict[int, str]:
     return counts
 
 
-def convert_video(video: VideoSource) -> dict[str, Any]:
-    """Reads one video into a row with the columns of `FEATURES`.
+def read_video(source: Path, video: Video) -> dict[str, Any]:
+    """Reads one video into a row with the columns of `FEATURES`, but `sentences`.
 
     Raises:
         FileNotFoundError, ValueError: naming the file that is missing or wrong.
     """
+    clip, folder = clip_folder(source) / f"{video.video_id}.mp4", mask_folder(source) / video.video_id
     # videoset.csv also states size and length, but of the original video and not always right.
-    reader = FrameReader(video.clip)
+    reader = FrameReader(clip)
     num_frames, height, width = len(reader), reader.height, reader.width
-    masks_by_frame: dict[int, dict[int, str]] = {}
-    for path in sorted(video.masks.glob("*.h5")):
+    masks: dict[int, dict[int, str]] = {}
+    for path in sorted(folder.glob("*.h5")):
         if not path.stem.isdecimal() or not 1 <= int(path.stem) <= num_frames:
-            raise ValueError(
-                f"{path}: the file's name must be the number of a frame of {video.clip}, 1 to {num_frames}"
-            )
-        masks_by_frame[int(path.stem) - 1] = read_instance_masks(path, height, width)
-    if not masks_by_frame:
-        raise FileNotFoundError(f"{video.masks} holds no h5 file, expected one for each annotated frame")
-
-    # An instance that a sentence names but no frame shows stays in: it is annotated, and evaluated, nowhere.
-    instances = sorted(
-        {instance for masks in masks_by_frame.values() for instance in masks}
-        | {sentence.instance for sentence in video.sentences if sentence.instance is not None}
-    )
-    frames = sorted(masks_by_frame)
+            raise ValueError(f"{path}: the file's name must be the number of a frame of {clip}, 1 to {num_frames}")
+        masks[int(path.stem) - 1] = read_instance_masks(path, height, width)
+    if not masks:
+        raise FileNotFoundError(f"{folder} holds no h5 file, expected one for each annotated frame")
+    frames = sorted(masks)
+    # A clip may open although it is cut off: its annotated frames, at least, are there.
+    reader.read(frames)
+    instances = sorted({instance for in_frame in masks.values() for instance in in_frame})
     return {
         "video_id": video.video_id,
-        "video": {"bytes": video.clip.read_bytes(), "path": video.clip.name},
+        "video": {"bytes": clip.read_bytes(), "path": clip.name},
         "frames": None,
         "num_frames": num_frames,
         "height": height,
@@ -248,29 +265,51 @@ def convert_video(video: VideoSource) -> dict[str, Any]:
         "annotated_frames": frames,
         "evaluation_frames": None,
         "instance_ids": [str(instance) for instance in instances],
-        "masks": [[masks_by_frame[frame].get(instance) for instance in instances] for frame in frames],
-        "sentences": [
+        "masks": [[masks[frame].get(instance) for instance in instances] for frame in frames],
+    }
+
+
+def convert_video(source: Path, video: Video) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """Reads one video: its row, and what is wrong: sentences and frames that are not in it, and why."""
+
+    def where(sentence: Sentence) -> str:
+        return f"{annotation_file(source)}, line {sentence.line}"
+
+    try:
+        row = read_video(source, video)
+    except (FileNotFoundError, ValueError) as error:
+        return None, [(where(sentence), str(error)) for sentence in video.sentences]
+    sentences: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    found = len(row["annotated_frames"])
+    if found < video.annotated:
+        folder = mask_folder(source) / video.video_id
+        why = f"{found} h5 files, but videoset.csv states {video.annotated} annotated frames"
+        problems.append((str(folder), why))
+    for number, sentence in enumerate(video.sentences):
+        instance = "" if sentence.instance is None else str(sentence.instance)
+        if instance and instance not in row["instance_ids"]:
+            folder = mask_folder(source) / video.video_id
+            why = f"no h5 file in {folder} has the instance {instance}, they have {', '.join(row['instance_ids'])}"
+            problems.append((where(sentence), why))
+            continue
+        sentences.append(
             {
                 "sentence_id": f"{video.video_id}/{number}",
                 "text": sentence.text,
-                "instances": [] if sentence.instance is None else [instances.index(sentence.instance)],
+                "instances": [row["instance_ids"].index(instance)] if instance else [],
                 "kind": sentence.kind,
             }
-            for number, sentence in enumerate(video.sentences)
-        ],
-    }
+        )
+    return {**row, "sentences": sentences} if sentences else None, problems
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = conversion_parser(__doc__.splitlines()[0], list(SUBSETS.values()))
-    args = parser.parse_args(argv)
-    splits = find_videos(args.source)
-    if args.split:
-        empty = [split for split in args.split if not splits[split]]
-        if empty:
-            raise ValueError(f"--split {' '.join(empty)}: {args.source} has no video with sentences in it")
-        splits = {split: splits[split] for split in args.split}
-    write_dataset(args.output, splits, convert_video, CARD, num_proc=args.num_proc)
+    arguments = parser.parse_args(argv)
+    problems = Problems(skip=arguments.skip_invalid)
+    splits = find_videos(arguments.source, problems)
+    run_conversion(arguments, splits, partial(convert_video, arguments.source), CARD, problems)
 
 
 if __name__ == "__main__":

@@ -33,33 +33,32 @@ class FrameReader:
             if not path.is_file():
                 raise FileNotFoundError(f"no video file at {path}")
             self._name = str(path)
-            self._open_encoded(self._name)
+            self._frames = self._open_encoded(self._name)
         elif isinstance(video, bytes):
             self._name = "the video given as bytes"
-            self._open_encoded(io.BytesIO(video))
+            self._frames = self._open_encoded(io.BytesIO(video))
         elif isinstance(video, np.ndarray):
             self._name = "the video given as an array"
             if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
                 raise ValueError(
                     f"{self._name} must be uint8 RGB frames of shape (T, H, W, 3), not {video.dtype} {video.shape}"
                 )
-            self._read_some, self._num_frames = video.__getitem__, len(video)
+            self._frames = video
         elif isinstance(video, list | tuple):
             self._name = "the video given as a list of frames"
-            self._images = list(video)
-            self._read_some, self._num_frames = self._read_images, len(self._images)
+            self._frames = list(video)
         else:
             raise TypeError(
                 "a video is a path, the bytes of an encoded video, a uint8 array (T, H, W, 3) or a list of PIL images "
                 f"or of encoded images (bytes or paths), not {type(video).__name__}"
             )
-        if self._num_frames == 0:
+        if len(self) == 0:
             raise ValueError(f"{self._name} has no frames")
 
     @cached_property
     def _size(self) -> tuple[int, int]:
         # Of a decoded frame: what the container says ignores a crop or rotation that the decoder may apply.
-        first = self._decode_image(0) if self._read_some == self._read_images else self._read_some([0])[0]
+        first = self._decode_image(0) if isinstance(self._frames, list) else self.read([0])[0]
         return first.shape[:2]
 
     @property
@@ -70,32 +69,33 @@ class FrameReader:
     def width(self) -> int:
         return self._size[1]
 
-    def _open_encoded(self, source: str | io.BytesIO) -> None:
+    def _open_encoded(self, source: str | io.BytesIO):
         # Imported here so that arrays and images can be read where decord has no wheel.
         import decord
 
         try:
             reader = decord.VideoReader(source, ctx=decord.cpu(0), num_threads=1)
-            self._num_frames = len(reader)
             self.fps = float(reader.get_avg_fps())
         except (decord.DECORDError, RuntimeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{self._name} cannot be decoded as a video; an encoded video such as H.264 in mp4 was expected"
             ) from error
+        return reader
 
-        def read_encoded(indices: list[int]) -> np.ndarray:
-            try:
-                return reader.get_batch(indices).asnumpy()
-            except (decord.DECORDError, RuntimeError) as error:
-                raise ValueError(
-                    f"frames {indices[0]} to {indices[-1]} of {self._name} cannot be decoded; the file is damaged or "
-                    f"shorter than the {self._num_frames} frames its header promises"
-                ) from error
+    def _read_encoded(self, indices: list[int]) -> np.ndarray:
+        import decord
 
-        self._read_some = read_encoded
+        try:
+            return self._frames.get_batch(indices).asnumpy()
+        except (decord.DECORDError, RuntimeError) as error:
+            raise ValueError(
+                f"frames {indices[0]} to {indices[-1]} of {self._name} cannot be decoded; the file is damaged or "
+                f"shorter than the {len(self)} frames its header promises, or it is one of the few that decord cannot "
+                "read: exactly 16, 24, 48 or 72 pixels wide (scale those)"
+            ) from error
 
     def _decode_image(self, index: int) -> np.ndarray:
-        image = self._images[index]
+        image = self._frames[index]
         if isinstance(image, bytes | str | Path):
             try:
                 image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image).convert("RGB")
@@ -125,7 +125,7 @@ class FrameReader:
         return np.stack(frames)
 
     def __len__(self) -> int:
-        return self._num_frames
+        return len(self._frames)
 
     def read(self, indices: Iterable[int]) -> np.ndarray:
         """Decodes the frames `indices` (0-based, in any order, repeats allowed).
@@ -143,4 +143,6 @@ class FrameReader:
         for index in indices:
             if not 0 <= index < len(self):
                 raise IndexError(f"frame {index} of {self._name}: its frames are 0 to {len(self) - 1}")
-        return self._read_some(indices)
+        if isinstance(self._frames, np.ndarray):
+            return self._frames[indices]
+        return self._read_images(indices) if isinstance(self._frames, list) else self._read_encoded(indices)

@@ -63,7 +63,7 @@ def main() -> None:
     film = [np.pad(clip, ((0, 0), (0, height - clip.shape[1]), (0, 0), (0, 0))) for clip in film]
     # short clips are shown three times, so that an eye can follow
     write_video(
-        arguments.output / "overlay.mp4", np.concatenate([clip for clip in film for _ in range(3)]), rows[0]["fps"]
+        arguments.output / "overlay.mp4", np.concatenate([clip for clip in film for _ in range(3)]), rows[0]["fps"] or 8
     )
 
     write_card(arguments, state, segmenter, rows)

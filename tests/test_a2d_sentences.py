@@ -2,6 +2,8 @@
 
 import csv
 import importlib.util
+import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,33 +16,33 @@ from datasets import load_dataset
 from pycocotools import mask as coco_mask
 
 from modeling_cvls.data import FEATURES, check_dataset, read_frames, read_masks
+from modeling_cvls.data.conversion import Problems
 
 ROOT = Path(__file__).parent.parent
 REAL_ANNOTATIONS = ROOT.parent / "shared" / "real_data" / "annotations" / "a2d_annotation.txt"
 HEIGHT, WIDTH = 36, 52
 
 
-def load_script():
-    name = "a2d_sentences"
-    spec = importlib.util.spec_from_file_location(name, ROOT / "dataset_scripts" / f"{name}.py")
+def load_script(name, folder):
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # worker processes find the functions of the script by its name
     spec.loader.exec_module(module)
     return module
 
 
-a2d = load_script()
+a2d = load_script("a2d_sentences", "dataset_scripts")
 
 
-def write_video(path, num_frames, height=HEIGHT, width=WIDTH, fps=8):
+def write_video(path, num_frames, height=HEIGHT, width=WIDTH, fps=8, container_options=None):
     """Frame t is grey, of the brightness 20 + 20 t on the left half and 220 - 20 t on the right half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "1"})
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for t in range(num_frames):
-            picture = np.full((height, width, 3), 20 + 20 * t, np.uint8)
-            picture[:, width // 2 :] = 220 - 20 * t
+            picture = np.full((height, width, 3), (20 + 20 * t) % 256, np.uint8)
+            picture[:, width // 2 :] = (220 - 20 * t) % 256
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
@@ -89,7 +91,7 @@ def write_tree(root, kind=False, clips="clips320H"):
             write_masks(path, {instance: random_mask(seed) for instance, seed in masks.items()})
     with open(root / "Release" / "videoset.csv", "w", newline="") as file:
         for name, subset in SUBSETS.items():
-            csv.writer(file).writerow([name, 11, "0:00:01", "0:00:02", 99, 99, 99, 3, subset])
+            csv.writer(file).writerow([name, 11, "0:00:01", "0:00:02", 99, 99, 99, len(MASKS.get(name, ())), subset])
     with open(annotations / "a2d_annotation.txt", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["video_id", "instance_id", "query"] + ["kind"] * kind)
@@ -188,15 +190,6 @@ def test_card(tree, tmp_path):
     assert "gavrilyuk2018actor" in card and "## Licence" in card
 
 
-def test_an_instance_that_no_frame_shows_is_annotated_nowhere(tree, tmp_path):
-    with open(tree / "text_annotations" / "a2d_annotation.txt", "a") as file:
-        file.write("tested,9,a cat that no annotated frame shows\n")
-    (row,) = convert(tree, tmp_path / "out", "--split", "test")["test"]
-    assert row["instance_ids"] == ["2", "7", "9"]
-    assert row["sentences"][1]["instances"] == [2]
-    assert row["masks"][0][2] is None
-
-
 def test_one_instance_may_also_keep_its_axis(tmp_path):
     write_masks(tmp_path / "00001.h5", {4: random_mask(1)}, squeeze=False)
     (counts,) = a2d.read_instance_masks(tmp_path / "00001.h5", HEIGHT, WIDTH).values()
@@ -214,7 +207,7 @@ def short_csv_row(tree):
 
 
 def unknown_subset(tree):
-    replace(tree / "Release" / "videoset.csv", ",99,3,3", ",99,3,8")
+    replace(tree / "Release" / "videoset.csv", ",99,1,3", ",99,1,8")
 
 
 def short_annotation(tree):
@@ -283,34 +276,92 @@ def undecodable(tree):
     (tree / "Release" / "clips320H" / "both.mp4").write_bytes(b"not a video")
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (short_csv_row, "videoset.csv, line 1: 8 fields, expected 9"),
-        (unknown_subset, "videoset.csv, line 6: the subset is '8', expected one of 0, 1, 2, 3"),
-        (short_annotation, "a2d_annotation.txt, line 4: 2 fields, expected 3"),
-        (unquoted_comma, "a2d_annotation.txt, line 4: 4 fields, expected 3"),
-        (instance_not_a_number, "a2d_annotation.txt, line 4: the instance id 'zero' is not an integer"),
-        (empty_sentence, "a2d_annotation.txt, line 4: the sentence is empty"),
-        (unknown_video, "a2d_annotation.txt, line 4: the video 'nobody' is not in .*videoset.csv"),
-        (missing_clip, "a2d_annotation.txt, line 2: the video .*both.mp4 does not exist"),
-        (missing_clips, "Release has no folder clips320H or CLIPS320"),
-        (missing_mask_folder, "line 2: the folder .*with_instances/both with the masks"),
-        (missing_h5, "with_instances/both holds no h5 file"),
-        (broken_h5, "both/00005.h5: cannot read 'instance' and 'reMask'"),
-        (h5_without_masks, "both/00005.h5: cannot read 'instance' and 'reMask'.*reMask"),
-        (frame_after_the_end, "both/00007.h5: .* the number of a frame of .*both.mp4, 1 to 6"),
-        (mask_of_another_size, r"both/00005.h5: .* \(1, 52, 34\), expected \(1, 52, 36\).* 36 x 52"),
-        (mask_not_transposed, r"both/00005.h5: .* \(1, 36, 52\), expected \(1, 52, 36\)"),
-        (undecodable, "both.mp4 cannot be decoded"),
-    ],
-)
-def test_bad_input_names_file_and_row(tree, tmp_path, spoil, message):
+def cut_off(tree):
+    """With its header first, a file opens although most of it is missing."""
+    path = tree / "Release" / "clips320H" / "both.mp4"
+    write_video(path, 40, container_options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    folder = tree / "text_annotations" / "a2d_annotation_with_instances" / "both"
+    (folder / "00005.h5").rename(folder / "00039.h5")
+
+
+def not_in_videoset(tree):
+    replace(tree / "Release" / "videoset.csv", "both,11,", "another,11,")
+
+
+def instance_in_no_h5(tree):
+    replace(tree / "text_annotations" / "a2d_annotation.txt", "both,0,", "both,9,")
+
+
+LINES = {"both": (2, 4), "alone": (3,), "tested": (5,), "none": (8,)}
+VIDEO = [2, 4]  # the lines of both sentences on the video `both`
+SENTENCE = [4]
+
+# What is wrong, what the message says, and the lines of a2d_annotation.txt that --skip-invalid leaves out.
+WRONG = [
+    (short_csv_row, "videoset.csv, line 1: 8 fields, expected 9", VIDEO),
+    (unknown_subset, "videoset.csv, line 6: the subset is '8', expected one of 0, 1, 2, 3", [8]),
+    (short_annotation, "a2d_annotation.txt, line 4: 2 fields, expected 3", SENTENCE),
+    (unquoted_comma, "a2d_annotation.txt, line 4: 4 fields, expected 3", SENTENCE),
+    (instance_not_a_number, "a2d_annotation.txt, line 4: the instance id 'zero' is not an integer", SENTENCE),
+    (empty_sentence, "a2d_annotation.txt, line 4: the sentence is empty", SENTENCE),
+    (unknown_video, "a2d_annotation.txt, line 4: the video 'nobody' is not in .*videoset.csv", SENTENCE),
+    (not_in_videoset, "a2d_annotation.txt, line 2: the video 'both' is not in .*videoset.csv", VIDEO),
+    (instance_in_no_h5, "a2d_annotation.txt, line 4: no h5 file in .*/both has the instance 9, .* 0, 3", SENTENCE),
+    (missing_clip, "a2d_annotation.txt, line 2: the video .*both.mp4 does not exist", VIDEO),
+    (missing_mask_folder, "a2d_annotation.txt, line 2: the folder .*with_instances/both with the masks", VIDEO),
+    (missing_h5, "a2d_annotation.txt, line 2: .*with_instances/both holds no h5 file", VIDEO),
+    (broken_h5, "a2d_annotation.txt, line 2: .*both/00005.h5: cannot read 'instance' and 'reMask'", VIDEO),
+    (h5_without_masks, "line 2: .*both/00005.h5: cannot read 'instance' and 'reMask'.*reMask", VIDEO),
+    (frame_after_the_end, "line 2: .*both/00007.h5: .* the number of a frame of .*both.mp4, 1 to 6", VIDEO),
+    (mask_of_another_size, r"both/00005.h5: .* \(1, 52, 34\), expected \(1, 52, 36\).* 36 x 52", VIDEO),
+    (mask_not_transposed, r"both/00005.h5: .* \(1, 36, 52\), expected \(1, 52, 36\)", VIDEO),
+    (undecodable, "a2d_annotation.txt, line 2: .*both.mp4 cannot be decoded", VIDEO),
+    (cut_off, "a2d_annotation.txt, line 2: .*both.mp4 cannot be decoded", VIDEO),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message", "lines"), WRONG, ids=[wrong[0].__name__ for wrong in WRONG])
+def test_what_is_wrong_stops_or_is_left_out(tree, tmp_path, capsys, spoil, message, lines):
     spoil(tree)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises(ValueError, match=message):
         convert(tree, tmp_path / "folder" / "out")
     # Nothing half-written stays behind.
     assert not (tmp_path / "folder").exists() or not list((tmp_path / "folder").iterdir())
+
+    capsys.readouterr()
+    splits = convert(tree, tmp_path / "folder" / "out", "--skip-invalid")
+    expected = {"train": {"both": 2, "alone": 1}, "test": {"tested": 1}, "heldout": {"none": 1}}
+    for videos in expected.values():
+        for name in list(videos):
+            videos[name] -= sum(line in LINES[name] for line in lines)
+            if not videos[name]:
+                del videos[name]
+    found = {split: {row["video_id"]: len(row["sentences"]) for row in rows} for split, rows in splits.items()}
+    assert found == {split: videos for split, videos in expected.items() if videos}
+
+    left_out = [json.loads(line) for line in (tmp_path / "folder" / "out" / "left_out.jsonl").read_text().splitlines()]
+    said = [f"{entry['where']}: {entry['why']}" for entry in left_out]
+    assert re.search(message, said[0])
+    numbers = [re.search(r"a2d_annotation.txt, line (\d+)$", entry["where"]) for entry in left_out]
+    assert [int(number.group(1)) for number in numbers if number] == lines
+    printed = capsys.readouterr().out
+    assert f"Left out {len(said)}, all listed in" in printed and all(f"  {text}\n" in printed for text in said)
+
+
+def test_nothing_is_left_out_of_what_is_right(tree, tmp_path, capsys):
+    right = convert(tree, tmp_path / "out")
+    skipping = convert(tree, tmp_path / "skipping", "--skip-invalid")
+    assert {split: list(rows) for split, rows in right.items()} == {s: list(rows) for s, rows in skipping.items()}
+    assert not (tmp_path / "skipping" / "left_out.jsonl").exists()
+    assert "Left out" not in capsys.readouterr().out
+
+
+def test_parts_of_the_layout_cannot_be_left_out(tree, tmp_path):
+    missing_clips(tree)
+    for arguments in ([], ["--skip-invalid"]):
+        with pytest.raises(FileNotFoundError, match="Release has no folder clips320H or CLIPS320"):
+            convert(tree, tmp_path / "out", *arguments)
 
 
 def test_bad_header(tree, tmp_path):
@@ -336,7 +387,7 @@ def test_bad_arguments(tree, tmp_path, capsys):
 
 @pytest.mark.skipif(not REAL_ANNOTATIONS.exists(), reason=f"{REAL_ANNOTATIONS} is not there")
 def test_real_annotations():
-    sentences = a2d.read_sentences(REAL_ANNOTATIONS)
+    sentences = list(a2d.read_sentences(REAL_ANNOTATIONS, Problems()))
     lines = REAL_ANNOTATIONS.read_text(encoding="utf-8").splitlines()[1:]
     assert len(sentences) == len(lines) - 1 == 6654
     assert len({sentence.video_id for sentence in sentences}) == 3754
@@ -344,3 +395,36 @@ def test_real_annotations():
     per_video = Counter(line.split(",")[0] for line in lines if ",1 (copy)," not in line)
     assert Counter(sentence.video_id for sentence in sentences) == per_video
     assert (sentences[1].instance, sentences[1].text) == (0, "player in blue shirt passing a basketball on left")
+
+
+@pytest.mark.skipif(not REAL_ANNOTATIONS.exists(), reason=f"{REAL_ANNOTATIONS} is not there")
+def test_a_tree_around_the_real_annotations(tmp_path):
+    """All of it, with tiny videos, by the script that also measures it."""
+    benchmark = load_script("benchmark_conversion", "scripts")
+    rows = benchmark.read_rows(REAL_ANNOTATIONS)
+    assert len(rows) == 6655
+    videos = benchmark.write_source(tmp_path / "raw", rows)
+    assert videos == {"train": 3017, "test": 737}
+    splits = convert(tmp_path / "raw", tmp_path / "out", "--num-proc", "2")
+    assert {name: len(split) for name, split in splits.items()} == videos
+    texts = [
+        (row["video_id"], row["instance_ids"][sentence["instances"][0]], sentence["text"])
+        for split in splits.values()
+        for row in split.select_columns(["video_id", "instance_ids", "sentences"])
+        for sentence in row["sentences"]
+    ]
+    assert Counter(texts) == Counter(
+        (video, instance, text.strip()) for video, instance, text in rows if instance != "1 (copy)"
+    )
+
+
+def test_one_missing_h5_stops_or_is_noted(tree, tmp_path):
+    """Fewer h5 files than videoset.csv states: with --skip-invalid the frames that are there stay."""
+    (tree / "text_annotations" / "a2d_annotation_with_instances" / "both" / "00005.h5").unlink()
+    message = "with_instances/both: 1 h5 files, but videoset.csv states 2 annotated frames"
+    with pytest.raises(ValueError, match=message):
+        convert(tree, tmp_path / "out")
+    splits = convert(tree, tmp_path / "out", "--skip-invalid")
+    assert {row["video_id"]: row["annotated_frames"] for row in splits["train"]} == {"both": [1], "alone": [0, 5]}
+    (entry,) = [json.loads(line) for line in (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()]
+    assert re.search(message, f"{entry['where']}: {entry['why']}")

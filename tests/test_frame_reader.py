@@ -1,4 +1,6 @@
+import gc
 import io
+import weakref
 from pathlib import Path
 
 import av
@@ -142,3 +144,16 @@ def test_indices_outside_the_video(mp4):
             reader.read([0, index])
     with pytest.raises(ValueError, match="no frame indices"):
         reader.read([])
+
+
+def test_the_decoder_goes_with_the_reader(mp4):
+    """Not with a later garbage collection: in a forked process, that would wait for the decoder's threads for ever."""
+    reader = FrameReader(mp4)
+    reader.read([0])
+    decoder = weakref.ref(reader._frames)
+    gc.disable()
+    try:
+        del reader
+        assert decoder() is None
+    finally:
+        gc.enable()

@@ -1,8 +1,9 @@
-"""Synthetic video sentences on disk, in the layouts that A2D Sentences and J-HMDB Sentences are distributed in."""
+"""Synthetic video sentences on disk, in the layouts of the data sets that are converted by dataset_scripts/."""
 
 import csv
 import functools
 import io
+import json
 import multiprocessing
 import sys
 from collections.abc import Callable
@@ -14,14 +15,34 @@ import h5py
 import numpy as np
 import scipy.io
 from PIL import Image
+from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from .scenes import MOTIONS, Scene, check_sizes, render, sample_scene
-from .sentences import Sentence, describe
+from .scenes import ATTRIBUTES, MOTIONS, Scene, check_sizes, render, sample_scene
+from .sentences import KINDS, Sentence, describe, phrase, referents, shortest_descriptions
 
 # The number of a split is its `subset` in videoset.csv, where A2D itself uses 0 and 1, and part of every scene's seed.
 SPLITS = {"train": 0, "test": 1, "validation": 2, "heldout": 3}
 FPS = 8
+# What the layouts of other sets call the split "validation"; the others they call as they are called here.
+YOUTUBE_VOS_VALIDATION = "valid"
+MEVIS_VALIDATION = "valid_u"  # the one whose masks MeViS publishes
+ANNOTATORS = 4
+# Sentences on all objects that share a value of an attribute.
+_TOGETHER = {value: f"all {value} objects" for name in ("size", "colour") for value in ATTRIBUTES[name]} | {
+    "circle": "all circles",
+    "square": "all squares",
+    "triangle": "all triangles",
+    "cross": "all crosses",
+    "left": "all objects moving left",
+    "right": "all objects moving right",
+    "up": "all objects moving up",
+    "down": "all objects moving down",
+    "still": "all objects standing still",
+    "circling": "all objects moving in circles",
+}
+# Colours of the pixels of palette images, which are for looking at only.
+_PALETTE = [0, 0, 0, 222, 42, 38, 44, 178, 60, 40, 90, 232, 238, 214, 46, 164, 52, 196, 242, 242, 240]
 
 
 def make_scene(
@@ -123,6 +144,96 @@ def _write_jhmdb_scene(split: str, index: int, root: Path, seed: int, size: int,
     content = b"MATLAB 5.0 MAT-file".ljust(116) + buffer.getvalue()[116:]
     (folder / "puppet_mask.mat").write_bytes(content)
     return [video_id, sentence.text]
+
+
+def _write_frames(folder: Path, frames: np.ndarray) -> list[str]:
+    """Writes `<number:05d>.jpg` and returns the names without ending."""
+    folder.mkdir(parents=True)
+    names = [f"{t:05d}" for t in range(len(frames))]
+    for name, frame in zip(names, frames, strict=True):
+        Image.fromarray(frame).save(folder / f"{name}.jpg", quality=98, subsampling=0)
+    return names
+
+
+def describe_by_annotators(scene: Scene, rng: np.random.Generator) -> list[Sentence]:
+    """Four sentences on each object that can be told apart, object by object, as Ref-DAVIS17 has them.
+
+    They differ in what they state as far as there are descriptions, and otherwise in their wording, if at all.
+    """
+    sentences = []
+    for index in range(len(scene.objects)):
+        options = [(kind, predicate) for kind in KINDS for predicate in shortest_descriptions(scene, index, kind)]
+        if options:
+            for number in [*rng.permutation(len(options)), *rng.integers(len(options), size=ANNOTATORS)][:ANNOTATORS]:
+                kind, predicate = options[number]
+                sentences.append(Sentence(phrase(predicate, rng), kind, (index,), predicate))
+    return sentences
+
+
+def describe_together(scene: Scene, rng: np.random.Generator) -> list[Sentence]:
+    """At most one sentence with several referents: all objects that share one attribute."""
+    shared = [
+        (name, value, fitting)
+        for name, values in ATTRIBUTES.items()
+        for value in values
+        if len(fitting := referents(scene, {name: value})) > 1
+    ]
+    if not shared:
+        return []
+    name, value, fitting = shared[int(rng.integers(len(shared)))]
+    return [Sentence(_TOGETHER[value], "several referents", tuple(fitting), {name: value})]
+
+
+def _write_palette_scene(
+    split: str, index: int, root: Path, seed: int, size: int, num_frames: int, every: int, annotators: bool
+) -> tuple[str, str, dict]:
+    """Writes one video; returns its split, id and entry of meta_expressions.json."""
+    video_id = f"{split}_{index:06d}"
+    scene, sentences = make_scene(split, index, seed, size, num_frames)
+    if annotators:
+        sentences = describe_by_annotators(scene, np.random.default_rng((seed, SPLITS[split], index, ANNOTATORS)))
+    frames, masks = render(scene)
+    split = YOUTUBE_VOS_VALIDATION if split == "validation" else split
+    names = _write_frames(root / split / "JPEGImages" / video_id, frames)
+    folder = root / split / "Annotations" / video_id
+    folder.mkdir(parents=True)
+    for t in range(0, num_frames, every):
+        # Masks are the visible parts, so no pixel belongs to two objects.
+        indices = sum(mask * np.uint8(m + 1) for m, mask in enumerate(masks[t]))
+        image = Image.fromarray(indices)
+        image.putpalette(_PALETTE)
+        image.save(folder / f"{names[t]}.png")
+    # The layout has no sentences without a referent.
+    said = [(sentence.text, sentence.instances[0]) for sentence in sentences if sentence.instances]
+    expressions = {str(n): {"exp": text, "obj_id": str(m + 1)} for n, (text, m) in enumerate(said)}
+    return split, video_id, {"expressions": expressions, "frames": names}
+
+
+def _write_mevis_scene(
+    split: str, index: int, root: Path, seed: int, size: int, num_frames: int
+) -> tuple[str, str, dict, list[list]]:
+    """Writes one video; returns its split, id, entry of meta_expressions.json (anno_id: numbers of its objects) and the
+    masks of its objects."""
+    video_id = f"{split}_{index:06d}"
+    scene, sentences = make_scene(split, index, seed, size, num_frames)
+    sentences += describe_together(scene, np.random.default_rng((seed, SPLITS[split], index, 0)))
+    frames, masks = render(scene)
+    split = MEVIS_VALIDATION if split == "validation" else split
+    names = _write_frames(root / split / "JPEGImages" / video_id, frames)
+    lists = []
+    for visible in masks.transpose(1, 2, 3, 0):  # (H, W, T) of each object
+        encoded = coco_mask.encode(np.asfortranarray(visible, dtype=np.uint8))
+        lists.append(
+            [
+                {"size": rle["size"], "counts": rle["counts"].decode("ascii")} if seen else None
+                for rle, seen in zip(encoded, visible.any(axis=(0, 1)).tolist(), strict=True)
+            ]
+        )
+    expressions = {
+        str(n): {"exp": sentence.text, "obj_id": list(sentence.instances), "anno_id": list(sentence.instances)}
+        for n, sentence in enumerate(sentences)
+    }
+    return split, video_id, {"expressions": expressions, "frames": names}, lists
 
 
 def _write_all(write: Callable, splits: dict[str, int], num_proc: int) -> list:
@@ -242,3 +353,115 @@ def write_jhmdb_sentences(
     rows = _write_all(write, splits, num_proc)
     _write_csv(root / "jhmdb_annotation.txt", [["video_id", "query"], *rows])
     return {"videos": len(rows), "sentences": len(rows)}
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="ascii") as file:
+        json.dump(content, file)
+
+
+def _by_split(written: list[tuple]) -> dict[str, list[tuple]]:
+    splits: dict[str, list[tuple]] = {}
+    for split, *rest in written:
+        splits.setdefault(split, []).append(tuple(rest))
+    return splits
+
+
+def _write_palette_layout(
+    root: str | Path,
+    splits: dict[str, int],
+    seed: int,
+    size: int,
+    num_frames: int,
+    num_proc: int,
+    every: int,
+    annotators: bool,
+) -> dict[str, int]:
+    root = Path(root)
+    if every < 1:
+        raise ValueError(f"annotate_every must be at least 1, got {every}")
+    _check(root, splits, size, num_frames, num_proc)
+    write = functools.partial(
+        _write_palette_scene,
+        root=root,
+        seed=seed,
+        size=size,
+        num_frames=num_frames,
+        every=every,
+        annotators=annotators,
+    )
+    written = _write_all(write, splits, num_proc)
+    for split, videos in _by_split(written).items():
+        _write_json(root / "meta_expressions" / split / "meta_expressions.json", {"videos": dict(videos)})
+    return {"videos": len(written), "sentences": sum(len(video["expressions"]) for _, _, video in written)}
+
+
+def write_refer_youtube_vos(
+    root: str | Path,
+    splits: dict[str, int],
+    seed: int = 0,
+    size: int = 64,
+    num_frames: int = 8,
+    annotate_every: int = 2,
+    num_proc: int = 1,
+) -> dict[str, int]:
+    """Writes synthetic video sentences in the layout of Refer-YouTube-VOS.
+
+    `<split>/JPEGImages/<id>/<frame:05d>.jpg`, `<split>/Annotations/<id>/<frame:05d>.png` (palette images, index =
+    number of the object from 1) and `meta_expressions/<split>/meta_expressions.json`. "validation" is called valid.
+    Unlike in the original, every split has masks. The layout has no sentences without a referent and no kinds.
+
+    Arguments, return value and errors as those of `write_a2d_sentences`.
+    """
+    return _write_palette_layout(root, splits, seed, size, num_frames, num_proc, annotate_every, annotators=False)
+
+
+def write_ref_davis17(
+    root: str | Path,
+    splits: dict[str, int],
+    seed: int = 0,
+    size: int = 64,
+    num_frames: int = 8,
+    num_proc: int = 1,
+) -> dict[str, int]:
+    """Writes synthetic video sentences in the layout of Ref-DAVIS17.
+
+    As `write_refer_youtube_vos`, but every frame is annotated, and each object that can be told apart is described
+    four times, one after the other (see `describe_by_annotators`).
+
+    Arguments, return value and errors as those of `write_a2d_sentences`.
+    """
+    return _write_palette_layout(root, splits, seed, size, num_frames, num_proc, every=1, annotators=True)
+
+
+def write_mevis(
+    root: str | Path,
+    splits: dict[str, int],
+    seed: int = 0,
+    size: int = 64,
+    num_frames: int = 8,
+    num_proc: int = 1,
+) -> dict[str, int]:
+    """Writes synthetic video sentences in the layout of MeViS.
+
+    `<split>/JPEGImages/<id>/<frame:05d>.jpg`, `<split>/meta_expressions.json` and `<split>/mask_dict.json`.
+    "validation" is called valid_u. Unlike in the original, every split has masks. Most videos have a sentence with
+    several referents (see `describe_together`), and half of them one without.
+
+    Arguments, return value and errors as those of `write_a2d_sentences`.
+    """
+    root = Path(root)
+    _check(root, splits, size, num_frames, num_proc)
+    write = functools.partial(_write_mevis_scene, root=root, seed=seed, size=size, num_frames=num_frames)
+    written = _write_all(write, splits, num_proc)
+    for split, videos in _by_split(written).items():
+        masks: dict[str, list] = {}
+        for _, video, lists in videos:
+            first = len(masks)  # anno_ids count through the split
+            for expression in video["expressions"].values():
+                expression["anno_id"] = [first + number for number in expression["anno_id"]]
+            masks.update({str(first + number): rles for number, rles in enumerate(lists)})
+        _write_json(root / split / "meta_expressions.json", {"videos": {name: video for name, video, _ in videos}})
+        _write_json(root / split / "mask_dict.json", masks)
+    return {"videos": len(written), "sentences": sum(len(video["expressions"]) for _, _, video, _ in written)}

@@ -1,0 +1,329 @@
+"""Sources whose videos are folders of frames with a meta_expressions.json: Refer-YouTube-VOS, Ref-DAVIS17, MeViS.
+
+    <split>/JPEGImages/<video>/<frame>.jpg
+    meta_expressions.json   {"videos": {<video>: {"expressions": {<expression>: {"exp": <sentence>, <referents>}},
+                                                  "frames": [<frame>, ...]}}}
+
+Where the json lies, which field names the referents, and how masks are stored differs from set to set.
+"""
+
+import io
+import json
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from .conversion import Problem, Problems
+
+# Where Refer-YouTube-VOS and Ref-DAVIS17 keep the sentences of a split.
+PALETTE_META = "meta_expressions/{split}/meta_expressions.json"
+# Palette index of pixels that DAVIS counts to no object.
+VOID = 255
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A sentence of meta_expressions.json: its key there, and the ids of its referents; None where none are published.
+
+    An empty tuple means that the sentence has no referent (MeViS).
+    """
+
+    key: str
+    text: str
+    referents: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class VideoFolder:
+    """What one video of the output is read from.
+
+    Attributes:
+        video_id: its key in meta_expressions.json.
+        frames: the folder of its frames (jpg).
+        names: its frames in order, without ".jpg"; None: all that the folder holds.
+        expressions: at least one; all of them with referents, or all of them without.
+        where: how messages call the video.
+    """
+
+    video_id: str
+    frames: Path
+    names: tuple[str, ...] | None
+    expressions: tuple[Expression, ...]
+    where: str
+
+    @property
+    def annotated(self) -> bool:
+        return self.expressions[0].referents is not None
+
+
+@dataclass(frozen=True)
+class PaletteFolder(VideoFolder):
+    """A video whose masks are a folder of palette images, `<frame>.png`."""
+
+    masks: Path
+
+
+#: (video, its frames' names, height, width) -> ids of all its instances; for each annotated frame (0-based position)
+#: the RLE counts of the instances that it shows; what was left out.
+MaskReader = Callable[[Any, Sequence[str], int, int], tuple[set[str], dict[int, dict[str, str]], list[Problem]]]
+
+
+def read_frame_files(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, int]:
+    """Reads encoded frames as they are.
+
+    Args:
+        paths: the files in order, at least one.
+
+    Returns:
+        the cells of the column `frames` ({"bytes", "path"}; the path is the file's name), height and width in pixels.
+
+    Raises:
+        ValueError: naming the file that is missing, cannot be decoded, or has another size than the first.
+    """
+    cells = []
+    size = None
+    for path in paths:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise ValueError(f"{path}: this frame does not exist") from error
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                width, height = image.size
+                # Reads to the end of the file, but a JPEG at an eighth of its size: only whether it decodes is asked.
+                image.draft("RGB", (1, 1))
+                image.load()
+        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken png files
+            raise ValueError(f"{path}: cannot be decoded; an encoded image such as png or jpeg was expected") from error
+        if size is None:
+            size = height, width
+        if (height, width) != size:
+            raise ValueError(
+                f"{path}: {height} x {width} pixels (height x width), but {paths[0].name} has {size[0]} x {size[1]}; "
+                "all frames of a video must be of one size"
+            )
+        cells.append({"bytes": content, "path": path.name})
+    return cells, *size
+
+
+def encode_masks(masks: np.ndarray) -> list[str]:
+    """Masks (N, H, W), where what is not 0 belongs to the instance -> N counts of a COCO compressed RLE."""
+    encoded = coco_mask.encode(np.asfortranarray((masks != 0).transpose(1, 2, 0), dtype=np.uint8))
+    return [rle["counts"].decode("ascii") for rle in encoded]
+
+
+def present_splits(source: Path, splits: Sequence[str], meta: str, chosen: Sequence[str] | None) -> list[str]:
+    """The splits that a source holds.
+
+    Args:
+        source: folder of the download.
+        splits: the splits that there may be.
+        meta: the path of a split's meta_expressions.json in `source`, with {split} in it.
+        chosen: only these; None: all.
+
+    Raises:
+        FileNotFoundError: naming the file of a chosen split that is missing, or all if there is none.
+    """
+    present = [split for split in chosen or splits if (source / meta.format(split=split)).is_file()]
+    missing = [str(source / meta.format(split=split)) for split in chosen or splits if split not in present]
+    if missing and (chosen or not present):
+        raise FileNotFoundError(
+            f"{' or '.join(missing)} does not exist; --source must be the folder of a download, and --split, if given, "
+            "name splits that it holds"
+        )
+    return present
+
+
+def read_videos(
+    meta: Path, frames: Path, field: str, split: str, problems: Problems, without: Container[str] = ()
+) -> list[VideoFolder]:
+    """Reads meta_expressions.json: the videos that have sentences, in its order.
+
+    The whole split is without referents (as the splits are whose masks are not published) if no expression has `field`.
+
+    Args:
+        meta: the json.
+        frames: the folder with a folder of frames for each video.
+        field: the field of an expression with the id of its referent, or a list of ids.
+        split: what messages to `problems` call the split.
+        problems: told of an expression without a sentence or, in a split with referents, without `field`, and of a
+            video without a folder of frames.
+        without: ids of videos to pass over.
+
+    Raises:
+        FileNotFoundError: `frames` does not exist.
+        ValueError: naming the file: not json, or not of the form above.
+    """
+    if not frames.is_dir():
+        raise FileNotFoundError(f"{frames} with the frames does not exist, but {meta} does")
+    try:
+        with open(meta, encoding="utf-8") as file:
+            videos = json.load(file)["videos"]
+        expressions = {video: list(content["expressions"].items()) for video, content in videos.items()}
+        fields = {name for of_video in expressions.values() for _, expression in of_video for name in expression.keys()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{meta}: not json, or not {{"videos": {{id: {{"expressions": {{key: {{"exp": text}}}}}}}}}}: {error!r}'
+        ) from error
+
+    found = []
+    for video_id, of_video in expressions.items():
+        if video_id in without:
+            continue
+        where = f"{meta}, video {video_id!r}"
+        kept = []
+        for key, expression in of_video:
+            text = expression.get("exp")
+            referents = expression.get(field)
+            if not isinstance(text, str) or not text.strip():
+                problems.found(f"{where}, expression {key!r}", f"has no sentence: 'exp' is {text!r}", split)
+            elif field in fields and not _are_ids(referents):
+                why = f"{field!r} is {referents!r}, expected an id or a list of ids"
+                problems.found(f"{where}, expression {key!r}", why, split)
+            else:
+                ids = referents if isinstance(referents, list) else [referents]
+                kept.append(Expression(key, text.strip(), tuple(map(str, ids)) if field in fields else None))
+        if not kept:
+            continue
+        names = videos[video_id].get("frames")
+        if not (frames / video_id).is_dir():
+            problems.found(where, f"the folder {frames / video_id} with its frames does not exist", split)
+            continue
+        found.append(
+            VideoFolder(video_id, frames / video_id, tuple(sorted(names)) if names else None, tuple(kept), where)
+        )
+    return found
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, str | int) or (
+        isinstance(value, list) and all(isinstance(item, str | int) for item in value)
+    )
+
+
+def read_palette_videos(
+    source: Path, split: str, problems: Problems, without: Container[str] = ()
+) -> list[PaletteFolder]:
+    """The videos of a split of Refer-YouTube-VOS or Ref-DAVIS17, whose layouts are the same.
+
+    `meta_expressions/<split>/meta_expressions.json`, with the referent in `obj_id`, `<split>/JPEGImages` and, unless
+    the split is published without masks, `<split>/Annotations/<video>/<frame>.png`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_videos`; also if there are referents but no folder of annotations.
+    """
+    meta = source / PALETTE_META.format(split=split)
+    annotations = source / split / "Annotations"
+    found = []
+    for video in read_videos(meta, source / split / "JPEGImages", "obj_id", split, problems, without):
+        masks = annotations / video.video_id
+        if video.annotated and not annotations.is_dir():
+            raise FileNotFoundError(f"{annotations} with the masks does not exist, but {meta} names an obj_id")
+        if video.annotated and not masks.is_dir():
+            problems.found(video.where, f"the folder {masks} with its masks does not exist", split)
+            continue
+        found.append(PaletteFolder(**vars(video), masks=masks))
+    return found
+
+
+def read_palette_masks(
+    video: PaletteFolder, names: Sequence[str], height: int, width: int
+) -> tuple[set[str], dict[int, dict[str, str]], list[Problem]]:
+    """Reads a folder of palette images, whose pixels are the ids of objects (0: background, 255: void).
+
+    A mask of a frame that the json leaves out is left out as well.
+    """
+    position = {name: number for number, name in enumerate(names)}
+    instances: set[str] = set()
+    masks: dict[int, dict[str, str]] = {}
+    left: list[Problem] = []
+    for path in sorted(video.masks.glob("[!.]*.png")):
+        if path.stem not in position:
+            if not (video.frames / f"{path.stem}.jpg").is_file():
+                left.append((str(path), f"there is no frame {path.stem}.jpg in {video.frames}"))
+            continue
+        try:
+            with Image.open(path) as image:
+                mode, indices = image.mode, np.asarray(image)
+        except (OSError, SyntaxError):
+            left.append((str(path), "cannot be decoded; a palette image (png) was expected"))
+            continue
+        if mode not in ("P", "L") or indices.shape != (height, width):
+            left.append(
+                (
+                    str(path),
+                    f"an image of mode {mode} and {' x '.join(map(str, indices.shape[:2]))} pixels (height x width); "
+                    f"expected a palette image (mode P) of the frames' size, {height} x {width}",
+                )
+            )
+            continue
+        shown = [index for index in np.unique(indices).tolist() if index not in (0, VOID)]
+        counts = encode_masks(indices == np.array(shown, dtype=np.uint8)[:, None, None]) if shown else []
+        masks[position[path.stem]] = dict(zip(map(str, shown), counts, strict=True))
+        instances.update(map(str, shown))
+    return instances, masks, left
+
+
+def convert_folder(video: VideoFolder, read_masks: MaskReader) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """Reads one video into a row with the columns of `FEATURES`.
+
+    An instance that an annotated frame does not show is absent there: its mask is empty, not null. A sentence's id is
+    `<video>/<key of the expression>`, a frame's path its file's name, so that `<video>/<expression>/<frame>.png` can be
+    written again. Where the source publishes no masks, there are no annotated frames and no instances, and the lack of
+    referents says nothing.
+
+    Returns:
+        the row (None if none of its sentences is left) and what was left out of it.
+
+    Raises:
+        ValueError: naming the video or file: no frames, a frame that is missing, broken or of another size; no mask.
+    """
+    names = video.names or tuple(sorted(path.stem for path in video.frames.glob("[!.]*.jpg")))
+    if not names:
+        raise ValueError(f"{video.where}: {video.frames} holds no frame (jpg)")
+    frames, height, width = read_frame_files([video.frames / f"{name}.jpg" for name in names])
+    instances, masks, left = read_masks(video, names, height, width) if video.annotated else (set(), {}, [])
+    if video.annotated and not masks:
+        # What is wrong with the masks, if anything, says more than that there is none.
+        reason = "; ".join(f"{where}: {why}" for where, why in left[:1]) or "no frame has masks"
+        raise ValueError(f"{video.where}: {reason}")
+
+    ids = sorted(instances, key=lambda name: (len(name), name))
+    sentences = []
+    for expression in video.expressions:
+        unknown = [name for name in expression.referents or () if name not in instances]
+        if unknown:
+            left.append(
+                (f"{video.where}, expression {expression.key!r}", f"no masks of its referents {', '.join(unknown)}")
+            )
+            continue
+        sentences.append(
+            {
+                "sentence_id": f"{video.video_id}/{expression.key}",
+                "text": expression.text,
+                "instances": [ids.index(name) for name in expression.referents or ()],
+                "kind": None,
+            }
+        )
+    if not sentences:
+        return None, left
+    (empty,) = encode_masks(np.zeros((1, height, width)))
+    return {
+        "video_id": video.video_id,
+        "video": None,
+        "frames": frames,
+        "num_frames": len(frames),
+        "height": height,
+        "width": width,
+        "fps": None,
+        "annotated_frames": sorted(masks),
+        "evaluation_frames": None,
+        "instance_ids": ids,
+        "masks": [[masks[frame].get(name, empty) for name in ids] for frame in sorted(masks)],
+        "sentences": sentences,
+    }, left
