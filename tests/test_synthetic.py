@@ -420,6 +420,8 @@ def test_bad_arguments_say_what_is_wrong(tmp_path):
         with pytest.raises(ValueError, match="num_proc must be at least 1"):
             write(tmp_path / "new", {"train": 1}, num_proc=0)
         assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="decord cannot read videos exactly 48 or 72 pixels wide"):
+        write_a2d_sentences(tmp_path / "new", {"train": 1}, size=48)
     with pytest.raises(ValueError, match="annotate_every must be at least 1"):
         write_a2d_sentences(tmp_path / "new", {"train": 1}, annotate_every=0)
 

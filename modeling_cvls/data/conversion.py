@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -491,8 +492,10 @@ def write_dataset(
     if not splits:
         raise ValueError(f"nothing to write to {output}: no split has a video")
     unfinished = _Unfinished(output, _identity(splits, convert, shard_bytes, problems))
+    started = perf_counter()
     with unfinished.locked():
         unfinished.open()
+        before = sum(row["sentences"] for row in unfinished.counts().values())
         with _pool_of(num_proc) as pool:
             for split, items in splits.items():
                 states = unfinished.shards.get(split, [])
@@ -509,6 +512,8 @@ def write_dataset(
             raise ValueError(f"nothing to write to {output}: every video was left out")
         if not unfinished.finished():
             unfinished.finish(card, problems.left_out)
+        seconds, sentences = perf_counter() - started, sum(row["sentences"] for row in counts.values()) - before
+        print(f"{sentences:,} sentences in {seconds:.0f} s: {sentences / seconds:.0f} a second")
         for split, row in counts.items():
             print(f"{split}: " + ", ".join(f"{number:,} {name}" for name, number in row.items()))
         if problems.left_out:

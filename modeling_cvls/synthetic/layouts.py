@@ -293,9 +293,9 @@ def write_a2d_sentences(
         root: a folder that is empty or does not exist.
         splits: videos a split, of "train", "test", "validation", "heldout" (subset 0, 1, 2, 3 in videoset.csv).
         seed: the same seed, arguments and library versions write the same bytes.
-        size: height and width in pixels, even, at least 32.
+        size: height and width in pixels, even, at least 32, not 48 or 72.
         num_frames: frames a video (at 8 a second), at least 2.
-        annotate_every: every so manieth frame, from the first on, has masks.
+        annotate_every: one frame in so many has masks, the first one among them.
         max_sentences: at most so many sentences with a referent a video; half of the videos have one without, too.
         num_proc: processes; does not change what is written.
 
@@ -309,6 +309,10 @@ def write_a2d_sentences(
     root = Path(root)
     if annotate_every < 1:
         raise ValueError(f"annotate_every must be at least 1, got {annotate_every}")
+    if size in (48, 72):
+        raise ValueError(
+            f"size must be another one than {size}: decord cannot read videos exactly 48 or 72 pixels wide"
+        )
     _check(root, splits, size, num_frames, num_proc)
     texts = root / "text_annotations"
     (root / "Release" / "clips320H").mkdir(parents=True)
