@@ -115,7 +115,8 @@ class CVLSPipeline(ChunkPipeline):
                 batch = windows[first : first + windows_at_once]
                 starts = [min(index * window, len(reader) - window) for index in batch]
                 positions = [np.flatnonzero(window_of_frame == index) for index in batch]
-                clips = self.processor(videos=[reader.read(range(start, start + window)) for start in starts])
+                decoded = [reader.read(range(start, start + window)) for start in starts]
+                clips = self.processor(videos=decoded)
                 repeated = {name: value.expand(len(batch), *value.shape[1:]) for name, value in text.items()}
                 # Counted before they are handed over: the base class does not come back after the last window.
                 bar.update(len(batch))
@@ -126,7 +127,7 @@ class CVLSPipeline(ChunkPipeline):
                     "offsets": [frames[at] - start for at, start in zip(positions, starts, strict=True)],
                     "sentences": sentences,
                     "frame_indices": frames.tolist(),
-                    "size": (reader.height, reader.width),
+                    "size": decoded[0].shape[1:3],
                 }
 
     def _forward(
