@@ -53,17 +53,16 @@ class CVLSConfig(PreTrainedConfig):
     num_fusion_layers: int = 2
     num_attention_heads: int = 8
     num_frames: int = 8
-    initializer_range: float = 0.02
-    bce_weight: float = 4.0
-    dice_weight: float = 1.0
-    presence_weight: float = 0.5
-    contrast_weight: float = 0.3
+    bce_weight: float | int = 4.0
+    dice_weight: float | int = 1.0
+    presence_weight: float | int = 0.5
+    contrast_weight: float | int = 0.3
     contrast_size: int = 64
-    temperature: float = 0.1
+    temperature: float | int = 0.1
     channel_filter: bool = True
-    kept_channels: float = 0.5
+    kept_channels: float | int = 0.5
     hard_instances: bool = True
-    hard_temperature: float = 0.5
+    hard_temperature: float | int = 0.5
     across_frames: bool = True
     similarity_in_masks: bool = True
 

@@ -23,7 +23,7 @@ def start_cpu_processes() -> None:
         return
     # the number stands nowhere but on the command line of the launcher, or in its configuration file
     command = psutil.Process().parent().cmdline()
-    start = next((i for i, word in enumerate(command) if "accelerate" in word), None)
+    start = next((i for i, word in enumerate(command) if os.path.basename(word).startswith("accelerate")), None)
     if start is None:
         raise RuntimeError(
             "ACCELERATE_USE_CPU and MASTER_ADDR are set as for several processes, but `accelerate launch` did not "

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from datasets import concatenate_datasets, interleave_datasets, load_dataset
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoProcessor,
@@ -198,5 +199,5 @@ if __name__ == "__main__":
     start_cpu_processes()
     try:
         main(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         sys.exit(f"train.py: {error}")

@@ -160,7 +160,7 @@ def test_dropped_channels_do_nothing(make_model):
 def test_switches_are_a_matter_of_the_config(make_model):
     batch = random_batch()
     full = make_model()(**batch)
-    baseline = make_model(contrast_weight=0.0)
+    baseline = make_model(contrast_weight=0)
     output = baseline(**batch)
     assert output.similarity is None and "contrast" not in output.losses
     assert not any("contrast" in name for name, _ in baseline.named_parameters())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -283,6 +284,23 @@ def test_flags_override_the_file(config_file):
     assert data.sentences_per_clip == 5 and data.dataset == {"a": 3, "b": 0.5}
     assert training.learning_rate == 0.01 and training.max_steps == 6
     assert training.eval_strategy == "no" and training.load_best_model_at_end is False
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--model.config.kept_channels", "1.5", "`kept_channels` is a share in (0, 1], got 1.5"),
+        ("--model.config.num_frames", "four", "'num_frames' expected int, got str"),
+        ("--data.eval_split", "dev", "dev"),
+        ("--data.dataset", "{a: 1, b: 0}", "the weights in `data.dataset` must be above 0"),
+    ],
+)
+def test_values_that_cannot_be_are_named(config_file, tmp_path, monkeypatch, capsys, flag, value, message):
+    arguments = [str(config_file), "--training.output_dir", str(tmp_path), flag, value]
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
+    assert str(stopped.value).startswith("train.py: ") and message in str(stopped.value)
 
 
 def test_a_dataset_without_the_columns_is_named(config_file, tmp_path):
