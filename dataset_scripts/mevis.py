@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from modeling_cvls.data.conversion import DatasetCard, Problem, Problems, conversion_parser, run_conversion
-from modeling_cvls.data.reading import _run_lengths
+from modeling_cvls.data.reading import run_lengths
 from modeling_cvls.data.video_folders import VideoFolder, convert_folder, present_splits, read_videos
 
 # The synthetic sets in this layout also have heldout.
@@ -162,7 +162,7 @@ def _wrong_masks(rles: object, num_frames: int, height: int, width: int) -> str 
         if not isinstance(counts, str) or not counts.isascii() or "size" not in rle:
             return f"the mask of frame {number} is not a compressed COCO RLE, {{'size': [h, w], 'counts': text}}"
         # A run that is missing would leave the mask's pixels to chance when it is decoded.
-        pixels = sum(_run_lengths(counts))
+        pixels = sum(run_lengths(counts))
         if rle["size"] != [height, width] or pixels != height * width:
             return (
                 f"the mask of frame {number} has the size {rle['size']} and {pixels} pixels, expected those of the "

@@ -186,17 +186,16 @@ def _segment(
     predictions = [[None] * len(frames) for _ in row["sentences"]]
     if not frames or not predictions:
         return predictions
-    reader = FrameReader(video_of(row))
-    if (reader.height, reader.width) != (row["height"], row["width"]):
-        raise ValueError(
-            f"its frames are {reader.height} x {reader.width} pixels (height x width), but the row says "
-            f"{row['height']} x {row['width']}"
-        )
     # The pipeline's own steps, but each batch of windows is encoded before the next one comes.
     preprocess, forward, _ = pipeline._sanitize_parameters(
         sentences=[sentence["text"] for sentence in row["sentences"]], frame_indices=list(frames), **arguments
     )
-    for batch in pipeline.preprocess(reader, **preprocess):
+    for batch in pipeline.preprocess(FrameReader(video_of(row)), **preprocess):
+        if batch["size"] != (row["height"], row["width"]):
+            raise ValueError(
+                f"its frames are {batch['size'][0]} x {batch['size'][1]} pixels (height x width), but the row says "
+                f"{row['height']} x {row['width']}"
+            )
         for result in pipeline.forward(batch, **forward)["windows"]:
             for sentence, masks in enumerate(result["masks"].numpy()):
                 encoded = rle.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))

@@ -113,6 +113,11 @@ class CVLSPyramid(nn.Module):
 
     def __init__(self, config: CVLSConfig, channels: list[int]):
         super().__init__()
+        if len(channels) < 2:
+            raise ValueError(
+                "`backbone_config` gives one feature map, a pyramid takes two or more: set its `out_features`, "
+                'finest first, such as ["stage1", "stage2", "stage3", "stage4"]'
+            )
         *coarse, _ = reversed(channels)
         self.token_stride = config.token_stride
         self.finest = nn.Conv2d(channels[0], config.pixel_size, 1)

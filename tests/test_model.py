@@ -227,6 +227,11 @@ def test_wrong_configurations_are_named(field, value):
         tiny_config(**{field: value})
 
 
+def test_a_backbone_with_one_feature_map_is_named():
+    with pytest.raises(ValueError, match="`backbone_config` gives one feature map.*`out_features`"):
+        CVLSModel(tiny_config(backbone_config={"model_type": "resnet", **BACKBONES["resnet"]}))
+
+
 def test_default_configuration_is_of_resnet50_and_roberta_base_size():
     from modeling_cvls import CVLSConfig
 

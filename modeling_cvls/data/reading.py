@@ -55,7 +55,7 @@ def read_frames(row: Mapping[str, Any], indices: Sequence[int]) -> np.ndarray:
     return frames
 
 
-def _run_lengths(counts: str) -> list[int]:
+def run_lengths(counts: str) -> list[int]:
     """The run lengths in a COCO compressed RLE (rleFrString in cocoapi's maskApi.c, in the open).
 
     Five bits a character with a continuation bit, least significant first, two's complement; from the fourth on,
@@ -78,7 +78,7 @@ def _run_lengths(counts: str) -> list[int]:
 def _decode_mask(counts: str, height: int, width: int, where: str) -> np.ndarray:
     # pycocotools leaves memory uninitialised where the runs end too early, so the size is checked here.
     try:
-        pixels = sum(_run_lengths(counts))
+        pixels = sum(run_lengths(counts))
     except UnicodeEncodeError as error:
         raise ValueError(f"{where}: the mask is not the counts of a COCO compressed RLE") from error
     if pixels != height * width:
