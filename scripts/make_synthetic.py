@@ -37,9 +37,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same bytes")
     parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
     parser.add_argument("--frames", type=int, default=8, help="frames a video")
+    parser.add_argument(
+        "--look-alikes", action="store_true", help="the harder scenes of the look-alikes benchmark (layout a2d only)"
+    )
     parser.add_argument("--num-proc", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
 
+    if args.look_alikes and args.layout != "a2d":
+        parser.error(f"--look-alikes is written in the layout a2d only, not in {args.layout}")
+    options = {"look_alikes": True} if args.look_alikes else {}
     splits = {split: getattr(args, split) for split in SPLITS}
     start = time.perf_counter()
     try:
@@ -50,6 +56,7 @@ def main() -> None:
             size=args.size,
             num_frames=args.frames,
             num_proc=args.num_proc,
+            **options,
         )
     except (FileExistsError, ValueError) as error:
         parser.error(str(error))

@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from .scenes import ATTRIBUTES, MOTIONS, Scene, check_sizes, render, sample_scene
+from .scenes import ATTRIBUTES, MOTIONS, Scene, check_sizes, render, sample_look_alikes, sample_scene
 from .sentences import KINDS, Sentence, describe, phrase, referents, shortest_descriptions
 
 # The number of a split is its `subset` in videoset.csv, where A2D itself uses 0 and 1, and part of every scene's seed.
@@ -46,16 +46,25 @@ _PALETTE = [0, 0, 0, 222, 42, 38, 44, 178, 60, 40, 90, 232, 238, 214, 46, 164, 5
 
 
 def make_scene(
-    split: str, index: int, seed: int = 0, size: int = 64, num_frames: int = 8, max_sentences: int = 6
+    split: str,
+    index: int,
+    seed: int = 0,
+    size: int = 64,
+    num_frames: int = 8,
+    max_sentences: int = 6,
+    look_alikes: bool = False,
 ) -> tuple[Scene, list[Sentence]]:
     """The scene number `index` of a split and its sentences, the same for the same arguments.
 
-    At least one sentence has a referent; in the split "heldout" the first one refers to a held-out combination.
+    At least one sentence has a referent; in the split "heldout" the first one refers to a held-out combination. With
+    `look_alikes`, a scene of that benchmark, where every referent has two or more objects beside it that differ from it
+    in exactly one attribute, which the sentence names.
     """
     rng = np.random.default_rng((seed, SPLITS[split], index))
+    sample = sample_look_alikes if look_alikes else sample_scene
     while True:
-        scene = sample_scene(rng, height=size, width=size, num_frames=num_frames, held_out=split == "heldout")
-        sentences = describe(scene, rng, max_sentences=max_sentences)
+        scene = sample(rng, height=size, width=size, num_frames=num_frames, held_out=split == "heldout")
+        sentences = describe(scene, rng, max_sentences=max_sentences, min_look_alikes=2 if look_alikes else 0)
         if sentences:
             return scene, sentences
 
@@ -101,11 +110,19 @@ def _write_a2d_masks(path: Path, masks: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _write_a2d_scene(
-    split: str, index: int, root: Path, seed: int, size: int, num_frames: int, every: int, max_sentences: int
+    split: str,
+    index: int,
+    root: Path,
+    seed: int,
+    size: int,
+    num_frames: int,
+    every: int,
+    max_sentences: int,
+    look_alikes: bool,
 ) -> tuple[list, list[list]]:
     """Writes one video; returns its row of videoset.csv and its rows of a2d_annotation.txt."""
     video_id = f"{split}_{index:06d}"
-    scene, sentences = make_scene(split, index, seed, size, num_frames, max_sentences)
+    scene, sentences = make_scene(split, index, seed, size, num_frames, max_sentences, look_alikes)
     frames, masks = render(scene)
     _encode_mp4(root / "Release" / "clips320H" / f"{video_id}.mp4", frames)
     folder = root / "text_annotations" / "a2d_annotation_with_instances" / video_id
@@ -281,6 +298,7 @@ def write_a2d_sentences(
     num_frames: int = 8,
     annotate_every: int = 2,
     max_sentences: int = 6,
+    look_alikes: bool = False,
     num_proc: int = 1,
 ) -> dict[str, int]:
     """Writes synthetic video sentences in the layout of A2D Sentences.
@@ -297,6 +315,7 @@ def write_a2d_sentences(
         num_frames: frames a video (at 8 a second), at least 2.
         annotate_every: one frame in so many has masks, the first one among them.
         max_sentences: at most so many sentences with a referent a video; half of the videos have one without, too.
+        look_alikes: scenes of the look-alikes benchmark, see `make_scene`.
         num_proc: processes; does not change what is written.
 
     Returns:
@@ -325,6 +344,7 @@ def write_a2d_sentences(
         num_frames=num_frames,
         every=annotate_every,
         max_sentences=max_sentences,
+        look_alikes=look_alikes,
     )
     written = _write_all(write, splits, num_proc)
     sentences = [row for _, rows in written for row in rows]

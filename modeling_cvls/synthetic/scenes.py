@@ -29,11 +29,15 @@ MIN_VISIBLE = 0.4
 # Which attribute tells a look-alike from its original. Motion more often than the others: it is the only one that a
 # sentence of the kind "temporal" can speak of.
 CHANGE_SHARES = {"size": 0.17, "colour": 0.18, "shape": 0.2, "motion": 0.45}
+# In the look-alikes benchmark: what alone tells three objects of a scene apart.
+CONTESTED_SHARES = {"size": 0.12, "colour": 0.18, "shape": 0.18, "motion": 0.37, "place": 0.15}
+MIN_VISIBLE_LOOK_ALIKES = 0.3
 # Lengths are in pixels of a 64-pixel picture; they grow with the picture's shorter side.
 RADIUS = {"small": (6.0, 7.0), "large": (10.0, 11.0)}
 SPEED = (2.0, 3.0)
 CIRCLING_RADIUS = (5.0, 6.0)
 CIRCLING_TURN = (50.0, 80.0)  # degrees a frame
+MAX_DRIFT = 1.0  # a frame, less than half of the slowest object's speed
 REFERENCE_SIZE = 64
 # How far the outermost object must lie beyond another one, in every frame, to be "on the left" and the like.
 POSITION_MARGIN = 4.0
@@ -74,6 +78,10 @@ class Scene:
         num_frames: T.
         seed: of the background and the noise.
         objects: furthest first, so later ones hide earlier ones.
+        drift: pixels (x, y) that the camera's motion shifts the picture by from frame to frame; the objects'
+            trajectories contain it.
+        clutter: number of streaks that lie on the background.
+        flicker: how far the light of a clip and of each of its frames strays from 1, as a share.
     """
 
     height: int
@@ -81,6 +89,9 @@ class Scene:
     num_frames: int
     seed: int
     objects: tuple[SceneObject, ...]
+    drift: tuple[float, float] = (0.0, 0.0)
+    clutter: int = 0
+    flicker: float = 0.0
 
     @property
     def scale(self) -> float:
@@ -125,7 +136,13 @@ def _look_alikes(rng: np.random.Generator, count: int, held_out: bool) -> list[d
 
 
 def _trajectory(
-    rng: np.random.Generator, motion: str, radius: float, height: int, width: int, num_frames: int
+    rng: np.random.Generator,
+    motion: str,
+    radius: float,
+    height: int,
+    width: int,
+    num_frames: int,
+    drift: tuple[float, float] = (0.0, 0.0),
 ) -> np.ndarray:
     """(T, 2) centres that stay inside the picture by most of the object's radius."""
     scale = min(height, width) / REFERENCE_SIZE
@@ -140,9 +157,10 @@ def _trajectory(
     else:
         axis, sign = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}[motion]
         # A long clip is crossed more slowly, so that the object is in the picture to the end.
-        longest = 0.9 * (high - low)[axis] / max(num_frames - 1, 1)
+        longest = 0.9 * (high - low)[axis] / max(num_frames - 1, 1) - abs(drift[axis])
         offsets = np.zeros((num_frames, 2))
         offsets[:, axis] = sign * min(rng.uniform(*SPEED) * scale, longest) * np.arange(num_frames)
+    offsets += np.outer(np.arange(num_frames), drift)
     start = rng.uniform(low - offsets.min(axis=0), high - offsets.max(axis=0))
     return start + offsets
 
@@ -181,29 +199,105 @@ def sample_scene(
         raise ValueError(
             f"min_objects and max_objects must be 2 to 5 with min <= max, got {min_objects} and {max_objects}"
         )
-    scale = min(height, width) / REFERENCE_SIZE
     while True:
         attributes = _look_alikes(rng, int(rng.integers(min_objects, max_objects + 1)), held_out)
         rng.shuffle(attributes)  # otherwise the object that the others were copied from would be the furthest
-        objects = []
-        for values in attributes:
-            radius = rng.uniform(*RADIUS[values["size"]]) * scale
-            for _ in range(20):
-                trajectory = _trajectory(rng, values["motion"], radius, height, width, num_frames)
-                if all(
-                    np.hypot(*(trajectory - other.trajectory).T).min() > 0.65 * (radius + other.radius)
-                    for other in objects
-                ):
-                    break
-            else:
-                break
-            rgb = np.clip(np.array(RGB[values["colour"]]) + rng.uniform(-10, 10, 3), 0, 255)
-            objects.append(SceneObject(**values, radius=radius, rgb=rgb, trajectory=trajectory))
-        if len(objects) < len(attributes):
+        objects = _place(rng, attributes, height, width, num_frames)
+        if objects is None:
             continue
-        scene = Scene(height, width, num_frames, int(rng.integers(2**32)), tuple(objects))
-        _, whole, visible = _cover(scene)
-        if (visible.sum((2, 3)) >= MIN_VISIBLE * whole).all():
+        scene = Scene(height, width, num_frames, int(rng.integers(2**32)), objects)
+        if _is_seen(scene, MIN_VISIBLE):
+            return scene
+
+
+def _place(
+    rng: np.random.Generator,
+    attributes: list[dict[str, str]],
+    height: int,
+    width: int,
+    num_frames: int,
+    distance: float = 0.65,
+    colour_jitter: float = 10,
+    drift: tuple[float, float] = (0.0, 0.0),
+) -> tuple[SceneObject, ...] | None:
+    """Objects with these attributes whose centres keep `distance` (a share of the radii's sum); None if no place is
+    found for one."""
+    objects: list[SceneObject] = []
+    for values in attributes:
+        radius = rng.uniform(*RADIUS[values["size"]]) * min(height, width) / REFERENCE_SIZE
+        for _ in range(20):
+            trajectory = _trajectory(rng, values["motion"], radius, height, width, num_frames, drift)
+            if all(
+                np.hypot(*(trajectory - other.trajectory).T).min() > distance * (radius + other.radius)
+                for other in objects
+            ):
+                break
+        else:
+            return None
+        rgb = np.clip(np.array(RGB[values["colour"]]) + rng.uniform(-colour_jitter, colour_jitter, 3), 0, 255)
+        objects.append(SceneObject(**values, radius=radius, rgb=rgb, trajectory=trajectory))
+    return tuple(objects)
+
+
+def _is_seen(scene: Scene, share: float) -> bool:
+    """Whether every object shows at least this share of itself in every frame."""
+    _, whole, visible = _cover(scene)
+    return bool((visible.sum((2, 3)) >= share * whole).all())
+
+
+def _rivals(rng: np.random.Generator, held_out: bool) -> list[dict[str, str]]:
+    """Attributes of 4 or 5 objects: three that differ in one attribute (or in their places) alone, and others that
+    differ from one of those in another."""
+    while True:
+        first = _draw_attributes(rng, held_out)
+        contested = str(rng.choice(list(CONTESTED_SHARES), p=list(CONTESTED_SHARES.values())))
+        objects = [first, dict(first), dict(first)]
+        if contested != "place":
+            others = [value for value in ATTRIBUTES[contested] if value != first[contested]]
+            # of sizes there are two: the two rivals of the one share the other
+            for rival, value in zip(objects[1:], rng.permutation(others * (3 - len(others[:2]))), strict=False):
+                rival[contested] = str(value)
+        for _ in range(int(rng.integers(1, 3))):
+            other = dict(objects[rng.integers(3)])
+            names = [name for name in CHANGE_SHARES if name != contested]
+            shares = np.array([CHANGE_SHARES[name] for name in names])
+            name = str(rng.choice(names, p=shares / shares.sum()))
+            other[name] = str(rng.choice([value for value in ATTRIBUTES[name] if value != other[name]]))
+            objects.append(other)
+        if held_out or not any(is_held_out(attributes) for attributes in objects):
+            return objects
+
+
+def sample_look_alikes(
+    rng: np.random.Generator, height: int = 64, width: int = 64, num_frames: int = 8, held_out: bool = False
+) -> Scene:
+    """Draws a scene of the look-alikes benchmark, harder than those of `sample_scene`.
+
+    Of 4 or 5 objects, three differ in a single attribute or in their places alone, so that one word of a sentence
+    decides. They hide more of each other, their colours stray, the camera drifts, the light flickers, and streaks of
+    all colours lie on the background.
+
+    Args:
+        rng: the only source of chance.
+        height, width: pixels, at least 32.
+        num_frames: T, at least 2.
+        held_out: the scene contains an object of a held-out combination; otherwise it contains none.
+    """
+    check_sizes(height, width, num_frames)
+    scale = min(height, width) / REFERENCE_SIZE
+    while True:
+        attributes = _rivals(rng, held_out)
+        rng.shuffle(attributes)
+        angle = rng.uniform(0, 2 * math.pi)
+        # in long clips slower, so that what drifts stays in the picture
+        speed = rng.uniform(0, min(MAX_DRIFT, MAX_DRIFT * 7 / (num_frames - 1))) * scale
+        drift = (speed * math.cos(angle), speed * math.sin(angle))
+        objects = _place(rng, attributes, height, width, num_frames, 0.5, 28, drift)
+        if objects is None:
+            continue
+        clutter = int(rng.integers(8, 17))
+        scene = Scene(height, width, num_frames, int(rng.integers(2**32)), objects, drift, clutter, flicker=0.1)
+        if _is_seen(scene, MIN_VISIBLE_LOOK_ALIKES):
             return scene
 
 
@@ -288,6 +382,30 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     return picture
 
 
+def _streaks(rng: np.random.Generator, picture: np.ndarray, count: int, scale: float) -> None:
+    """Draws `count` short strokes of all colours into a picture (H, W, 3)."""
+    rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]] + 0.5
+    for _ in range(count):
+        x, y = rng.uniform(0, picture.shape[1]), rng.uniform(0, picture.shape[0])
+        angle, half, width = rng.uniform(0, math.pi), rng.uniform(3, 7) * scale, rng.uniform(0.5, 1) * scale
+        along = (columns - x) * math.cos(angle) + (rows - y) * math.sin(angle)
+        across = (rows - y) * math.cos(angle) - (columns - x) * math.sin(angle)
+        distance = np.hypot(np.maximum(np.abs(along) - half, 0), across)
+        cover = np.clip(0.5 + width - distance, 0, 1)[..., None]
+        picture += cover * (rng.uniform(30, 225, 3) - picture)
+
+
+def _backgrounds(rng: np.random.Generator, scene: Scene) -> np.ndarray:
+    """(T, H, W, 3) float32: the background, seen by the drifting camera."""
+    shifts = np.rint(np.outer(np.arange(scene.num_frames), scene.drift)).astype(int)
+    tops, lefts = (shifts.max(axis=0) - shifts)[:, ::-1].T  # what shifts to the right was further left in the picture
+    picture = _background(rng, scene.height + int(tops.max()), scene.width + int(lefts.max()))
+    _streaks(rng, picture, scene.clutter, scene.scale)
+    return np.stack(
+        [picture[t : t + scene.height, x : x + scene.width] for t, x in zip(tops, lefts, strict=True)]
+    ).astype(np.float32)
+
+
 def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Draws a scene.
 
@@ -296,12 +414,15 @@ def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         masks: (T, M, H, W) bool, the visible part of every object, in the order of `scene.objects`.
     """
     rng = np.random.default_rng(scene.seed)
-    frames = np.repeat(_background(rng, scene.height, scene.width)[None], scene.num_frames, axis=0)
+    frames = _backgrounds(rng, scene)
     patches, _, visible = _cover(scene)
     for obj, in_frames in zip(scene.objects, patches, strict=True):
         rgb = obj.rgb.astype(np.float32)
         for frame, patch in zip(frames, in_frames, strict=True):
             region = frame[patch.rows, patch.columns]
             region += patch.cover[..., None] * (patch.shade[..., None] * rgb - region)
+    if scene.flicker:
+        light = rng.uniform(-1, 1, (1, 1, 1, 3)) + rng.uniform(-1, 1, (scene.num_frames, 1, 1, 1))
+        frames *= (1 + scene.flicker * light).astype(np.float32)
     frames += 6 * rng.standard_normal(frames.shape, dtype=np.float32)
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8), visible

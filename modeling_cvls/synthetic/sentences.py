@@ -169,7 +169,25 @@ def _without_referent(
     return _pick(rng, changes, weights)
 
 
-def describe(scene: Scene, rng: np.random.Generator, max_sentences: int = 6, none_share: float = 0.5) -> list[Sentence]:
+def look_alikes(scene: Scene, index: int, predicate: dict[str, str]) -> list[int]:
+    """Indices of the objects that differ from `scene.objects[index]` in exactly one attribute, which the predicate
+    names; where it names a position, also those that differ in none."""
+    found = []
+    for other, obj in enumerate(scene.objects):
+        different = [name for name in ATTRIBUTES if getattr(obj, name) != getattr(scene.objects[index], name)]
+        alike = "position" in predicate if not different else len(different) == 1 and different[0] in predicate
+        if other != index and alike:
+            found.append(other)
+    return found
+
+
+def describe(
+    scene: Scene,
+    rng: np.random.Generator,
+    max_sentences: int = 6,
+    none_share: float = 0.5,
+    min_look_alikes: int = 0,
+) -> list[Sentence]:
     """Sentences about a scene.
 
     Args:
@@ -177,6 +195,7 @@ def describe(scene: Scene, rng: np.random.Generator, max_sentences: int = 6, non
         rng: the only source of chance.
         max_sentences: at most so many sentences with a referent, one for each object and kind that can be had.
         none_share: the share of scenes with one more sentence that has no referent.
+        min_look_alikes: a sentence's referent has at least so many `look_alikes`.
 
     Returns:
         The sentences in the order drawn. In a scene with objects of a held-out combination, the first one refers to
@@ -186,6 +205,7 @@ def describe(scene: Scene, rng: np.random.Generator, max_sentences: int = 6, non
         (kind, index, predicate)
         for kind, index in itertools.product(KINDS, range(len(scene.objects)))
         for predicate in shortest_descriptions(scene, index, kind)
+        if len(look_alikes(scene, index, predicate)) >= min_look_alikes
     ]
     held_out = any(obj.held_out for obj in scene.objects)
 
