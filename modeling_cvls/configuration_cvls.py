@@ -1,7 +1,32 @@
 """Configuration of CVLS: vision and text, the sizes of the segmenter, the switches of its losses."""
 
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
+
+if TYPE_CHECKING:
+    # A checkpoint takes the files along that its files import by name: this line makes the pipeline one of them.
+    from .pipeline_cvls import CVLSPipeline  # noqa: F401
+
+# How `pipeline` finds the task and its class in a checkpoint.
+_PIPELINES = {
+    "video-language-segmentation": {"impl": "pipeline_cvls.CVLSPipeline", "pt": ["AutoModel"], "type": "multimodal"}
+}
+
+
+class _CheckpointPipelines(dict):
+    """The pipelines of a checkpoint as `pipeline` looks them up.
+
+    It still infers a missing task from the keys. But a task that is registered, as importing the package does, is not
+    in here: the registered class is then used, where `pipeline` would insist on the checkpoint's and on trust in it.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        from transformers.pipelines import PIPELINE_REGISTRY
+
+        return super().__contains__(task) and task not in PIPELINE_REGISTRY.supported_tasks
 
 
 def _as_config(config: dict | PreTrainedConfig, name: str) -> PreTrainedConfig:
@@ -78,7 +103,12 @@ class CVLSConfig(PreTrainedConfig):
             }
         self.backbone_config = _as_config(self.backbone_config, "backbone_config")
         self.text_config = _as_config(self.text_config, "text_config")
+        kwargs["custom_pipelines"] = _CheckpointPipelines(deepcopy(_PIPELINES))
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As inherited; `pipeline` replaces names in `custom_pipelines` by classes, which no file can hold."""
+        return {**super().to_dict(), "custom_pipelines": deepcopy(_PIPELINES)}
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -114,5 +144,7 @@ class CVLSConfig(PreTrainedConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
 
+
+CVLSConfig.register_for_auto_class()
 
 __all__ = ["CVLSConfig"]

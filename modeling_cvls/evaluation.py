@@ -19,7 +19,6 @@ from scipy.optimize import linear_sum_assignment
 from tqdm.auto import tqdm
 
 from .data import check_dataset, read_masks, video_of
-from .frame_reader_cvls import FrameReader
 from .metrics.region_and_boundary.region_and_boundary import measure
 from .modeling_cvls import CVLSModel
 from .pipeline_cvls import CVLSPipeline
@@ -124,7 +123,7 @@ def evaluate_segmenter(
                     pipeline,
                     row,
                     frames[index],
-                    windows_at_once=batch_size,
+                    batch_size=batch_size,
                     window=window,
                     presence_threshold=presence_threshold,
                     exclusive=list(_annotators(row).values()) if PROTOCOLS[protocol] == "annotators" else None,
@@ -182,30 +181,22 @@ def note_on_frames(dataset, protocol: str) -> str:
 def _segment(
     pipeline: CVLSPipeline, row: dict[str, Any], frames: list[int] | range, **arguments
 ) -> list[list[dict[str, Any]]]:
-    """Predictions [sentence][frame] as the metrics take them; only a batch of windows is ever in memory unencoded."""
-    predictions = [[None] * len(frames) for _ in row["sentences"]]
-    if not frames or not predictions:
-        return predictions
-    # The pipeline's own steps, but each batch of windows is encoded before the next one comes.
-    preprocess, forward, _ = pipeline._sanitize_parameters(
-        sentences=[sentence["text"] for sentence in row["sentences"]], frame_indices=list(frames), **arguments
-    )
-    for batch in pipeline.preprocess(FrameReader(video_of(row)), **preprocess):
-        if batch["size"] != (row["height"], row["width"]):
+    """Predictions [sentence][frame] as the metrics take them; only a few windows are ever in memory unencoded."""
+    if not frames or not row["sentences"]:
+        return [[None] * len(frames) for _ in row["sentences"]]
+    sentences = [sentence["text"] for sentence in row["sentences"]]
+    of_frame = {}
+    for result in pipeline.stream(video_of(row), sentences, frame_indices=list(frames), mask_format="rle", **arguments):
+        height, width = result["masks"][0]["size"]
+        if (height, width) != (row["height"], row["width"]):
             raise ValueError(
-                f"its frames are {batch['size'][0]} x {batch['size'][1]} pixels (height x width), but the row says "
-                f"{row['height']} x {row['width']}"
+                f"its frames are {height} x {width} pixels (height x width), but the row says {row['height']} x "
+                f"{row['width']}"
             )
-        for result in pipeline.forward(batch, **forward)["windows"]:
-            for sentence, masks in enumerate(result["masks"].numpy()):
-                encoded = rle.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
-                for i, position in enumerate(result["positions"]):
-                    predictions[sentence][position] = {
-                        "size": list(encoded[i]["size"]),
-                        "counts": encoded[i]["counts"].decode("ascii"),
-                        "score": float(result["frame_scores"][sentence, i]),
-                    }
-    return predictions
+        of_frame[result["frame_index"]] = [
+            {**mask, "score": score} for mask, score in zip(result["masks"], result["frame_scores"], strict=True)
+        ]
+    return [[of_frame[frame][sentence] for frame in frames] for sentence in range(len(sentences))]
 
 
 def _pairs(

@@ -1,57 +1,92 @@
 """Random access to the frames of a video, whatever form it comes in."""
 
 import io
-from collections.abc import Iterable
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
+import torch
+from huggingface_hub import get_session
+from huggingface_hub.errors import HTTPError  # of the HTTP library that get_session uses
 from PIL import Image
+
+#: What the files of a folder of frames end in, in lower case.
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+TIMEOUT = 30  # seconds without an answer from a server
 
 
 class FrameReader:
     """Reads chosen frames of a video without decoding the rest into memory.
 
     Args:
-        video: the path of an encoded video, the bytes of one, a uint8 array (T, H, W, 3) in RGB, or a list of the
-            frames as PIL images or as encoded images (bytes or paths: png, jpeg ...).
+        video: the path or the URL (http, https) of an encoded video, the bytes of one, a folder of frames, a uint8
+            array or tensor (T, H, W, 3) or (T, 3, H, W) in RGB, or a list of the frames as PIL images or as encoded
+            images (bytes or paths: png, jpeg ...). The frames of a folder are its image files, in the order of the
+            numbers in their names (9 before 10). What a URL gives is kept in a temporary file while the reader lives.
+        fps: frames a second; default: as the container says.
 
     Attributes:
-        fps: frames a second as the container says; None where the video is not an encoded file.
+        fps: frames a second; None where neither `fps` nor a container says it.
         height, width: size of the frames in pixels.
 
     Raises:
         FileNotFoundError: a path does not exist.
+        OSError: a URL cannot be read.
         TypeError: `video` is none of the above.
-        ValueError: the video cannot be decoded, has no frames, or the array is not uint8 (T, H, W, 3).
+        ValueError: the video cannot be decoded, has no frames, the array is not uint8 (T, H, W, 3), or `fps` is not
+            above 0.
     """
 
-    def __init__(self, video: str | Path | bytes | np.ndarray | list):
+    def __init__(self, video: str | Path | bytes | np.ndarray | torch.Tensor | list, fps: float | None = None):
+        if fps is not None and not fps > 0:
+            raise ValueError(f"the frames a second of a video are a number above 0, not {fps}")
         self.fps: float | None = None
-        if isinstance(video, str | Path):
+        if isinstance(video, str) and video.startswith(("http://", "https://")):
+            self._name = video
+            self._file = _download(video)  # deleted together with the reader
+            self._source = self._file.name
+            self._frames = self._open_encoded(self._source)
+        elif isinstance(video, str | Path):
             path = Path(video)
-            if not path.is_file():
-                raise FileNotFoundError(f"no video file at {path}")
             self._name = str(path)
-            self._frames = self._open_encoded(self._name)
+            if path.is_dir():
+                self._frames = frame_files(path)
+                if not self._frames:
+                    raise ValueError(f"the folder {path} holds no frames: no file ends in {', '.join(IMAGE_SUFFIXES)}")
+            elif path.is_file():
+                self._source = self._name
+                self._frames = self._open_encoded(self._source)
+            else:
+                raise FileNotFoundError(f"no video file at {path}, nor a folder of frames")
         elif isinstance(video, bytes):
             self._name = "the video given as bytes"
+            self._source = video
             self._frames = self._open_encoded(io.BytesIO(video))
-        elif isinstance(video, np.ndarray):
+        elif isinstance(video, np.ndarray | torch.Tensor):
             self._name = "the video given as an array"
-            if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
+            array = video.numpy(force=True) if isinstance(video, torch.Tensor) else video
+            if array.ndim == 4 and array.shape[-1] != 3 and array.shape[1] == 3:
+                array = array.transpose(0, 2, 3, 1)
+            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
                 raise ValueError(
-                    f"{self._name} must be uint8 RGB frames of shape (T, H, W, 3), not {video.dtype} {video.shape}"
+                    f"{self._name} must be uint8 RGB frames of shape (T, H, W, 3), not {array.dtype} "
+                    f"{tuple(video.shape)}"
                 )
-            self._frames = video
+            self._frames = array
         elif isinstance(video, list | tuple):
             self._name = "the video given as a list of frames"
             self._frames = list(video)
         else:
             raise TypeError(
-                "a video is a path, the bytes of an encoded video, a uint8 array (T, H, W, 3) or a list of PIL images "
-                f"or of encoded images (bytes or paths), not {type(video).__name__}"
+                "a video is a path, a URL, the bytes of an encoded video, a folder of frames, a uint8 array "
+                "(T, H, W, 3) or a list of PIL images or of encoded images (bytes or paths), not "
+                f"{type(video).__name__}"
             )
+        self.fps = self.fps if fps is None else float(fps)
         if len(self) == 0:
             raise ValueError(f"{self._name} has no frames")
 
@@ -70,9 +105,7 @@ class FrameReader:
         return self._size[1]
 
     def _open_encoded(self, source: str | io.BytesIO):
-        # Imported here so that arrays and images can be read where decord has no wheel.
-        import decord
-
+        decord = _decord()
         try:
             reader = decord.VideoReader(source, ctx=decord.cpu(0), num_threads=1)
             self.fps = float(reader.get_avg_fps())
@@ -83,8 +116,7 @@ class FrameReader:
         return reader
 
     def _read_encoded(self, indices: list[int]) -> np.ndarray:
-        import decord
-
+        decord = _decord()
         try:
             return self._frames.get_batch(indices).asnumpy()
         except (decord.DECORDError, RuntimeError) as error:
@@ -146,3 +178,75 @@ class FrameReader:
         if isinstance(self._frames, np.ndarray):
             return self._frames[indices]
         return self._read_images(indices) if isinstance(self._frames, list) else self._read_encoded(indices)
+
+    def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        """Decodes the frames `indices` (0-based, increasing) one by one, in one pass, what lies between them too.
+
+        For long videos: what `read` decodes with goes on in the background without bound (dmlc/decord issue 208).
+
+        Returns:
+            An iterator over uint8 arrays (H, W, 3), RGB; those of `read` but for the rounding of colours.
+
+        Raises:
+            ValueError: a frame cannot be decoded.
+        """
+        if isinstance(self._frames, np.ndarray | list):
+            for index in indices:
+                yield self.read([index])[0]
+            return
+        av = _av()
+        index = 0
+        try:
+            source = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
+            with av.open(source) as container:
+                container.streams.video[0].thread_type = "AUTO"
+                decoded = enumerate(container.decode(video=0))
+                for index in indices:
+                    frame = next((frame for number, frame in decoded if number == index), None)
+                    if frame is None:
+                        raise ValueError(
+                            f"frame {index} of {self._name} cannot be decoded; the file is damaged or shorter than the "
+                            f"{len(self)} frames its header promises"
+                        )
+                    yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+        except av.FFmpegError as error:
+            raise ValueError(f"frame {index} of {self._name} cannot be decoded; the file is damaged") from error
+
+
+def frame_files(folder: str | Path) -> list[Path]:
+    """The image files of a folder in the order of the numbers in their names: 9.png before 10.png."""
+    files = [path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
+    parts = {path: re.split(r"(\d+)", path.name) for path in files}
+    return sorted(files, key=lambda path: [int(part) if part.isdecimal() else part for part in parts[path]])
+
+
+def _decord():
+    # Imported when needed, and in a `try`, where code from the Hub is not searched for what it demands: arrays and
+    # images can be read where decord has no wheel.
+    try:
+        import decord
+    except ImportError as error:
+        raise ImportError("encoded videos are read with decord, which is not here: pip install decord") from error
+    return decord
+
+
+def _av():
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("encoded videos are gone through with PyAV, which is not here: pip install av") from error
+    return av
+
+
+def _download(url: str) -> tempfile._TemporaryFileWrapper:
+    file = tempfile.NamedTemporaryFile(suffix=Path(urlsplit(url).path).suffix)
+    try:
+        with get_session().stream("GET", url, timeout=TIMEOUT) as response:
+            if response.status_code != 200:
+                raise OSError(f"no video at {url}: the server answers {response.status_code} {response.reason_phrase}")
+            for part in response.iter_bytes():
+                file.write(part)
+    except HTTPError as error:
+        raise OSError(f"{url} cannot be read: {error}") from error
+    file.flush()
+    return file

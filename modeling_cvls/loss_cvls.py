@@ -13,24 +13,22 @@ import torch
 import torch.nn.functional as F
 
 
-def channel_filter(gate_logits: torch.Tensor, kept_channels: float) -> torch.Tensor:
+def channel_filter(sentence_embeddings: torch.Tensor, kept_channels: float) -> torch.Tensor:
     r"""Language-relevant Channel Filter (LCF): which channels a sentence keeps.
 
-    $g = \sigma(W e)$; the $\lceil \rho D \rceil$ channels with the largest g get 1, all others 0. Straight-through: the
-    gradient of the filter is that of g, so that the choice learns; a dropped channel stays exactly 0.
+    What a sentence speaks of shows in its own embedding: the $\lceil \rho D \rceil$ channels with the largest $|e_d|$
+    get 1, all others 0. A dropped channel takes no part at all, not even in the length of what is compared.
 
     Args:
-        gate_logits: (..., D) $W e$.
+        sentence_embeddings: (..., D) e.
         kept_channels: $\rho$ in (0, 1].
 
     Returns:
-        (..., D) of zeros and ones, dtype of `gate_logits`.
+        (..., D) of zeros and ones, dtype of `sentence_embeddings`; a choice, without a gradient.
     """
-    gates = gate_logits.sigmoid()
-    kept = math.ceil(kept_channels * gates.shape[-1])
-    chosen = gates.topk(kept, dim=-1).indices
-    hard = torch.zeros_like(gates).scatter(-1, chosen, 1.0)
-    return hard + (gates - gates.detach())
+    relevance = sentence_embeddings.detach().abs()
+    kept = relevance.topk(math.ceil(kept_channels * relevance.shape[-1]), dim=-1).indices
+    return torch.zeros_like(relevance).scatter(-1, kept, 1.0)
 
 
 def regions_of(
@@ -51,38 +49,35 @@ def regions_of(
     return (torch.cat([masks, background], dim=2) & annotated_frames[..., None, None, None]).flatten(-2)
 
 
-def instance_embeddings(
-    pixel_embeddings: torch.Tensor,
-    similarity: torch.Tensor,
-    regions: torch.Tensor,
-    referred: torch.Tensor,
-    hard_temperature: float | None,
+def hard_positions(
+    similarity: torch.Tensor, regions: torch.Tensor, referred: torch.Tensor, hard_temperature: float | None
 ) -> torch.Tensor:
-    r"""Relative Hard Instance Construction (RHIC): an embedding a region, from the positions that are hard within it.
+    r"""Relative Hard Instance Construction (RHIC): what each position counts in the embedding of its region.
 
-    $v = \mathrm{normalize}(\sum_p a_p \hat f_p)$ with $a = \mathrm{softmax}_p(\mp s_p / \tau_h)$ over the region: the
-    least similar positions weigh most in a referred region, the most similar in an unreferred one. No gradient passes
-    through the weights. $\tau_h \to \infty$, here `None`, is mean pooling.
+    $a = \mathrm{softmax}_p(\mp s_p / \tau_h)$ over the positions of an instance: the least similar ones weigh most in a
+    referred instance, the most similar ones in an unreferred one. No gradient passes through the weights. The instance
+    embedding is $v = \mathrm{normalize}(\sum_p a_p \hat f_p)$. $\tau_h \to \infty$, here `None`, is mean pooling.
+
+    The background is no object that could be confused, and always its mean: its most similar positions are those along
+    the referent's outline, which coarse features cannot tell from it, and which would outweigh every look-alike.
 
     Args:
-        pixel_embeddings: (B, K, T, P, D) $\hat f$, normalised.
         similarity: (B, K, T, P) $s_p = \langle \hat f_p, \hat e \rangle$.
-        regions: (B, T, R, P) bool.
+        regions: (B, T, R, P) bool, last the background, as `regions_of` gives them.
         referred: (B, K, R) bool.
         hard_temperature: $\tau_h$, or None.
 
     Returns:
-        (B, K, T, R, D), of length 1 where the region exists, else 0.
+        (B, K, T, R, P), of sum 1 over the positions of a region that exists, else 0.
     """
     regions = regions[:, None]  # the same for every sentence
     if hard_temperature is None:
         hardness = torch.zeros_like(similarity)[:, :, :, None]
     else:
         sign = 1.0 - 2.0 * referred.to(similarity.dtype)
+        sign = torch.cat([sign[..., :-1], torch.zeros_like(sign[..., -1:])], dim=-1)
         hardness = sign[:, :, None, :, None] * similarity.detach()[:, :, :, None] / hard_temperature
-    hardness = hardness.masked_fill(~regions, torch.finfo(similarity.dtype).min)
-    weights = hardness.softmax(dim=-1) * regions
-    return F.normalize(torch.einsum("bktrp,bktpd->bktrd", weights, pixel_embeddings), dim=-1)
+    return hardness.masked_fill(~regions, torch.finfo(similarity.dtype).min).softmax(dim=-1) * regions
 
 
 def contrastive_loss(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from .configuration_cvls import CVLSConfig
+from .hub_cvls import push_card
 from .loss_cvls import (
     channel_filter,
     contrastive_loss,
-    instance_embeddings,
+    hard_positions,
     mask_losses,
     presence_loss,
     regions_of,
@@ -168,10 +170,10 @@ class CVLSMotion(nn.Module):
 
     def forward(self, pixels: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         """(B, T, C, h, w) stride-4 features -> (B, T, hidden_size, h', w') on the coarse grid."""
-        steps = pixels[:, 1:] - pixels[:, :-1]
-        steps = steps * (frame_mask[:, 1:] & frame_mask[:, :-1])[..., None, None, None]
-        still = torch.zeros_like(pixels[:, :1])  # before the first and after the last frame nothing is known to move
-        differences = torch.cat([torch.cat([still, steps], dim=1), torch.cat([steps, still], dim=1)], dim=2)
+        # nothing is known to move before the first frame, where `roll` brings the last one
+        known = frame_mask & frame_mask.roll(1, dims=1) & (torch.arange(pixels.shape[1], device=pixels.device) > 0)
+        before = (pixels - pixels.roll(1, dims=1)) * known[..., None, None, None]
+        differences = torch.cat([before, before.roll(-1, dims=1)], dim=2)
         return self.down(differences.flatten(0, 1)).unflatten(0, pixels.shape[:2])
 
 
@@ -260,8 +262,40 @@ class CVLSFusionLayer(nn.Module):
         return tokens, sentence
 
 
+class CVLSEmbeddings(NamedTuple):
+    """What the contrast compares, on the channels that each sentence keeps (LCF); D channels.
+
+    A position's embedding is f^ = (normalize(m pixels) + upsampled normalize(m tokens)) / 2: what it looks like, and
+    what the coarse token there became when it met the sentence. It is never written out for every position: similarity
+    and pooling are linear in both halves, so that stride-4 maps with channels exist once a clip, not once a sentence.
+    """
+
+    pixels: torch.Tensor  # (B, T, D, h4, w4), shared by the sentences, not normalised
+    lengths: torch.Tensor  # (B, K, T, h4, w4), |m pixels|
+    tokens: torch.Tensor  # (B, K, T, h, w, D), normalize(m tokens)
+    sentence: torch.Tensor  # (B, K, D), e^ = normalize(m e)
+    channels: torch.Tensor  # (B, K, D), m: 1 where a channel is kept, else 0
+
+    def similarity(self) -> torch.Tensor:
+        """s = <f^, e^> in [-1, 1] of every position, (B, K, T, h4, w4)."""
+        fine = torch.einsum("bkd,btdhw->bkthw", self.channels * self.sentence, self.pixels) / self.lengths
+        coarse = torch.einsum("bkthwd,bkd->bkthw", self.tokens, self.sentence)
+        return (fine + _upsample(coarse[:, :, :, None], fine.shape[-2:])[:, :, :, 0]) / 2
+
+    def pool(self, weights: torch.Tensor) -> torch.Tensor:
+        """Instance embeddings v = normalize(sum_p a_p f^_p) from the weights a (B, K, T, R, h4, w4) of each region:
+        (B, K, T, R, D)."""
+        fine = torch.einsum("bktrhw,btdhw->bktrd", weights / self.lengths[:, :, :, None], self.pixels)
+        rows, columns = (
+            _interpolation(size, to, weights)
+            for size, to in zip(self.tokens.shape[3:5], weights.shape[-2:], strict=True)
+        )
+        coarse = torch.einsum("bktrhw,bkthwd->bktrd", rows.T @ weights @ columns, self.tokens)
+        return F.normalize(self.channels[:, :, None, None] * fine + coarse, dim=-1)
+
+
 class CVLSContrast(nn.Module):
-    """The contrastive head: pixel and sentence embeddings on the channels that each sentence keeps (LCF)."""
+    """The contrastive head: what it compares of the pixels, the fused tokens and the fused sentence."""
 
     def __init__(self, config: CVLSConfig):
         super().__init__()
@@ -269,33 +303,23 @@ class CVLSContrast(nn.Module):
         self.project_pixels = nn.Conv2d(config.pixel_size, config.contrast_size, 1)
         self.project_tokens = nn.Linear(config.hidden_size, config.contrast_size)
         self.project_sentence = nn.Linear(config.hidden_size, config.contrast_size)
-        self.gate = nn.Linear(config.contrast_size, config.contrast_size)
 
-    def forward(
-        self, pixels: torch.Tensor, tokens: torch.Tensor, sentence: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, pixels: torch.Tensor, tokens: torch.Tensor, sentence: torch.Tensor) -> CVLSEmbeddings:
         """
         Args:
             pixels: (B, T, pixel_size, h4, w4), shared by the sentences.
             tokens: (B, K, T, h, w, hidden_size), fused with each sentence.
             sentence: (B, K, hidden_size).
-
-        Returns:
-            f^ (B, K, T, h4, w4, D) and e^ (B, K, D), both normalised.
         """
-        size = pixels.shape[-2:]
-        shared = self.project_pixels(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
-        own = _upsample(self.project_tokens(tokens).movedim(-1, 3), size)
-        embeddings = (shared[:, None] + own).movedim(3, -1)
+        pixels = self.project_pixels(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        tokens = self.project_tokens(tokens)
         sentence = self.project_sentence(sentence)
-        return self.filter(embeddings, sentence)
-
-    def filter(self, embeddings: torch.Tensor, sentence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """f (B, K, T, h, w, D), e (B, K, D) -> f^ = normalize(m f), e^ = normalize(m e)."""
+        channels = torch.ones_like(sentence)
         if self.config.channel_filter:
-            mask = channel_filter(self.gate(sentence), self.config.kept_channels)
-            embeddings, sentence = embeddings * mask[:, :, None, None, None], sentence * mask
-        return F.normalize(embeddings, dim=-1), F.normalize(sentence, dim=-1)
+            channels = channel_filter(sentence, self.config.kept_channels)
+        lengths = torch.einsum("bkd,btdhw->bkthw", channels, pixels.square()).clamp(min=1e-12).sqrt()
+        tokens = F.normalize(tokens * channels[:, :, None, None, None], dim=-1)
+        return CVLSEmbeddings(pixels, lengths, tokens, F.normalize(sentence * channels, dim=-1), channels)
 
 
 class CVLSPreTrainedModel(PreTrainedModel):
@@ -305,6 +329,19 @@ class CVLSPreTrainedModel(PreTrainedModel):
     input_modalities = ("video", "text")
     _supports_sdpa = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, *args, device_map=None, **kwargs):
+        """As inherited, but `device_map="auto"` and its like mean one device, the accelerator where there is one: the
+        segmenter is small, and what its parts compute meets in too many places to lie on several."""
+        if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+            device_map = torch.accelerator.current_accelerator() or "cpu"
+        return super().from_pretrained(*args, device_map=device_map, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """As inherited, and where the repository has no card yet, the one of the checkpoint that was loaded."""
+        repo_id = push_card(self.config._name_or_path, repo_id, kwargs.get("private"), kwargs.get("token"))
+        return super().push_to_hub(repo_id, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -319,7 +356,8 @@ class CVLSPreTrainedModel(PreTrainedModel):
         elif isinstance(module, CVLSModel):
             # most pixels belong to no referent: start near their share
             init.constant_(module.mask_bias, -2.0)
-            init.constant_(module.similarity_scale, 1.0)
+            if hasattr(module, "similarity_scale"):
+                init.ones_(module.similarity_scale)
 
 
 class CVLSModel(CVLSPreTrainedModel):
@@ -330,7 +368,7 @@ class CVLSModel(CVLSPreTrainedModel):
 
     def __init__(self, config: CVLSConfig):
         super().__init__(config)
-        self.vision = CVLSVision(config, AutoBackbone.from_config(config.backbone_config))
+        self.vision = CVLSVision(config, _backbone_of(config))
         self.language = CVLSLanguage(config, AutoModel.from_config(config.text_config))
         self.fusion = nn.ModuleList(CVLSFusionLayer(config) for _ in range(config.num_fusion_layers))
         self.norm_tokens = nn.LayerNorm(config.hidden_size)
@@ -338,12 +376,16 @@ class CVLSModel(CVLSPreTrainedModel):
         self.pixel_query = nn.Linear(config.hidden_size, config.pixel_size)
         self.token_query = nn.Linear(config.hidden_size, config.hidden_size)
         self.mask_bias = nn.Parameter(torch.zeros(()))
-        self.similarity_scale = nn.Parameter(torch.zeros(()))
         self.presence = nn.Sequential(
             nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, 1)
         )
         if config.contrast_weight > 0:
-            self.contrast = CVLSContrast(config)
+            # drawn aside, so that all other weights start alike with and without the contrast
+            with torch.random.fork_rng(devices=[]):
+                self.contrast = CVLSContrast(config)
+                if config.similarity_in_masks:
+                    self.chosen_query = nn.Linear(config.hidden_size, config.hidden_size)
+                    self.similarity_scale = nn.Parameter(torch.zeros(()))
         self.post_init()
 
     @classmethod
@@ -425,8 +467,8 @@ class CVLSModel(CVLSPreTrainedModel):
         embeddings = similarity = None
         if self.config.contrast_weight > 0:
             embeddings = self.contrast(pixels, tokens, sentence)
-            similarity = torch.einsum("bkthwd,bkd->bkthw", *embeddings)
-        mask_logits = self.draw(pixels, tokens, sentence, similarity)
+            similarity = embeddings.similarity()
+        mask_logits = self.draw(pixels, tokens, token_mask, sentence, similarity)
         if frame_sizes is not None:
             mask_logits = _extend_edges(mask_logits, frame_sizes // 4)
         presence_logits = self.presence(sentence)[..., 0]
@@ -487,17 +529,24 @@ class CVLSModel(CVLSPreTrainedModel):
         tokens = self.norm_tokens(tokens).view(batch, sentences, *grid, -1)
         return tokens, self.norm_sentence(sentence).view(batch, sentences, -1)
 
-    def draw(self, pixels, tokens, sentence, similarity):
-        """Mask logits (B, K, T, H/4, W/4): what the pixels show, where the coarse tokens point, what the contrast says.
+    def draw(self, pixels, tokens, token_mask, sentence, similarity):
+        """Mask logits (B, K, T, H/4, W/4): the similarity chooses the object, a query of it draws its outline.
 
-        The coarse part is upsampled as a map of logits, so that no stride-4 features exist once a sentence.
+        In each frame the tokens that the contrast finds similar join the sentence in its query. The coarse part is
+        upsampled as a map of logits, so that no stride-4 features exist once a sentence.
         """
-        fine = torch.einsum("btchw,bkc->bkthw", pixels, self.pixel_query(sentence)) * pixels.shape[2] ** -0.5
-        coarse = torch.einsum("bkthwc,bkc->bkthw", tokens, self.token_query(sentence)) * tokens.shape[-1] ** -0.5
-        mask_logits = fine + _upsample(coarse[:, :, :, None], fine.shape[-2:])[:, :, :, 0] + self.mask_bias
+        query = sentence[:, :, None].expand(-1, -1, tokens.shape[2], -1)
+        chosen = None
         if similarity is not None and self.config.similarity_in_masks:
-            mask_logits = mask_logits + self.similarity_scale * similarity
-        return mask_logits
+            chosen = similarity / self.config.temperature
+            of_tokens = F.interpolate(chosen.flatten(1, 2), size=tokens.shape[3:5], mode="area").view(tokens.shape[:5])
+            of_tokens = of_tokens.masked_fill(~token_mask[:, None], torch.finfo(chosen.dtype).min)
+            weights = of_tokens.flatten(3).softmax(dim=-1)
+            query = query + self.chosen_query(torch.einsum("bktp,bktpc->bktc", weights, tokens.flatten(3, 4)))
+        fine = torch.einsum("btchw,bktc->bkthw", pixels, self.pixel_query(query)) * pixels.shape[2] ** -0.5
+        coarse = torch.einsum("bkthwc,bktc->bkthw", tokens, self.token_query(query)) * tokens.shape[-1] ** -0.5
+        mask_logits = fine + _upsample(coarse[:, :, :, None], fine.shape[-2:])[:, :, :, 0] + self.mask_bias
+        return mask_logits if chosen is None else mask_logits + self.similarity_scale * chosen
 
     def losses(
         self, mask_logits, presence_logits, similarity, embeddings, frame_sizes, sentence_mask,
@@ -525,17 +574,13 @@ class CVLSModel(CVLSPreTrainedModel):
             regions = regions_of(masks.view(*instance_masks.shape[:3], *grid), annotated_instances, annotated_frames)
             regions = regions & (self._pixel_mask(frame_sizes, mask_logits, grid).flatten(1)[:, None, None])
             referred = F.pad(referents, (0, 1))  # the background is never referred to
-            positions, spoken = (x.float() for x in embeddings)
-            instances = instance_embeddings(
-                positions.flatten(3, 4),
-                similarity.float().flatten(3),
-                regions,
-                referred,
-                self.config.hard_temperature if self.config.hard_instances else None,
-            )
+            tau_h = self.config.hard_temperature if self.config.hard_instances else None
+            weights = hard_positions(similarity.float().flatten(3), regions, referred, tau_h).unflatten(-1, grid)
+            embeddings = CVLSEmbeddings(*(part.float() for part in embeddings))
             losses["contrast"] = contrastive_loss(
-                spoken, instances, regions.any(dim=-1), referred, self.config.temperature, self.config.across_frames
-            )
+                embeddings.sentence, embeddings.pool(weights), regions.any(dim=-1), referred,
+                self.config.temperature, self.config.across_frames,
+            )  # fmt: skip
         return losses
 
     @staticmethod
@@ -565,6 +610,17 @@ class CVLSModel(CVLSPreTrainedModel):
             )
 
 
+def _backbone_of(config: CVLSConfig) -> nn.Module:
+    """The backbone. `attn_implementation` is asked of all parts: one without it (a ResNet has none) keeps its own."""
+    try:
+        return AutoBackbone.from_config(config.backbone_config)
+    except ValueError:
+        if config.backbone_config._attn_implementation in (None, "eager"):
+            raise
+        config.backbone_config._attn_implementation = None
+        return AutoBackbone.from_config(config.backbone_config)
+
+
 def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return maps if maps.shape[-2:] == tuple(size) else F.interpolate(maps, size=tuple(size), mode="bilinear")
 
@@ -581,9 +637,17 @@ def _extend_edges(maps: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     return maps
 
 
+def _interpolation(size: int, to: int, like: torch.Tensor) -> torch.Tensor:
+    """(to, size): the weights of linear interpolation, so that rows @ map @ columns.T is the map, bilinear."""
+    identity = torch.eye(size, dtype=like.dtype, device=like.device)
+    return F.interpolate(identity[None], size=to, mode="linear")[0].T
+
+
 def _upsample(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(B, K, T, C, h, w) -> (B, K, T, C, *size), bilinear."""
     return F.interpolate(maps.flatten(0, 2), size=tuple(size), mode="bilinear").unflatten(0, maps.shape[:3])
 
+
+CVLSModel.register_for_auto_class("AutoModel")
 
 __all__ = ["CVLSModel", "CVLSOutput", "CVLSPreTrainedModel"]

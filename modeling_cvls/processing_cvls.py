@@ -137,15 +137,16 @@ class CVLSProcessor(ProcessorMixin):
 
         Args:
             outputs: the model's output: mask_logits (B, K, T, ceil(H / 4), ceil(W / 4)) and presence_logits (B, K),
-                where (H, W) is the padded size of the batch.
+                where (H, W) is the padded size of the batch. presence_logits (B, K, T): of each frame by itself.
             frame_sizes: (B, 2), as the processor returned it.
             target_sizes: (B, 2), height and width of the masks to make, the videos' own as a rule.
             threshold: a pixel belongs to the mask where its probability exceeds it.
-            presence_threshold: a sentence whose presence probability is below it gets empty masks.
+            presence_threshold: a sentence whose presence probability is below it gets empty masks, in all frames or,
+                where each frame has its own, in those frames.
 
         Returns:
-            One dict a video, padding sentences and frames included: "scores" (K,) float, the presence probabilities;
-            "masks" (K, T, height, width) bool; "frame_scores" (K, T) float, presence probability times the mean
+            One dict a video, padding sentences and frames included: "scores" (K,) float, the presence probabilities, or
+            (K, T); "masks" (K, T, height, width) bool; "frame_scores" (K, T) float, presence probability times the mean
             probability inside the frame's mask, 0 where the mask is empty.
         """
         frame_sizes = [tuple(map(int, size)) for size in frame_sizes]
@@ -162,19 +163,25 @@ class CVLSProcessor(ProcessorMixin):
             outputs.mask_logits, outputs.presence_logits, frame_sizes, target_sizes, strict=True
         ):
             scores = presence_logits.float().sigmoid()
+            presence = scores.reshape(len(scores), -1).expand(mask_logits.shape[:2])
+            present = presence >= presence_threshold
             masks = torch.zeros(*mask_logits.shape[:2], *target_size, dtype=torch.bool, device=mask_logits.device)
             frame_scores = torch.zeros(mask_logits.shape[:2], device=mask_logits.device)
-            for sentence in torch.nonzero(scores >= presence_threshold).flatten().tolist():
+            for sentence in torch.nonzero(present.any(dim=1)).flatten().tolist():
                 # One sentence at a time: probabilities at the size of the video are the largest tensor of all.
-                logits = mask_logits[sentence].float()[:, None]
+                frames = present[sentence]
+                logits = mask_logits[sentence, frames].float()[:, None]
                 logits = F.interpolate(logits, padded_size, mode="bilinear", align_corners=False)
                 logits = logits[..., : frame_size[0], : frame_size[1]]
                 probabilities = F.interpolate(logits, target_size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
-                masks[sentence] = probabilities > threshold
-                inside = (probabilities * masks[sentence]).sum((1, 2))
-                frame_scores[sentence] = scores[sentence] * inside / masks[sentence].sum((1, 2)).clamp(min=1)
+                found = probabilities > threshold
+                masks[sentence, frames] = found
+                mean = (probabilities * found).sum((1, 2)) / found.sum((1, 2)).clamp(min=1)
+                frame_scores[sentence, frames] = presence[sentence, frames] * mean
             results.append({"scores": scores, "masks": masks, "frame_scores": frame_scores})
         return results
 
+
+CVLSProcessor.register_for_auto_class()
 
 __all__ = ["CVLSProcessor"]

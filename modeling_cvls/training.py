@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
@@ -9,6 +10,7 @@ from transformers.trainer_utils import speed_metrics
 
 from .data import ClipSampler
 from .evaluation import evaluate_segmenter, flatten_results
+from .model_card import make_card
 
 
 class NewClipsEachEpoch(TrainerCallback):
@@ -74,3 +76,45 @@ class CVLSTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | None = None,
+        dataset_args: str | None = None,
+    ) -> None:
+        """Writes README.md from model_card.md, with the results of the last evaluation; `push_to_hub` calls this.
+
+        Args:
+            dataset: name of the evaluation's data set; default: as the evaluation set says.
+            dataset_args: its split; default: as the evaluation set says.
+            language, license, tags, finetuned_from, tasks, dataset_tags: metadata in place of the card's own; tags are
+                added.
+        """
+        if not self.is_world_process_zero():
+            return
+        evaluations = [entry for entry in self.state.log_history if any(key.startswith("eval_") for key in entry)]
+        results = {key.removeprefix("eval_"): value for key, value in evaluations[-1].items()} if evaluations else None
+        known = getattr(self.eval_dataset, "info", None)
+        card = make_card(
+            self.accelerator.unwrap_model(self.model),
+            name=self.hub_model_id or model_name or self.args.output_dir,
+            results=results,
+            dataset=dataset or (known and known.dataset_name),
+            split=dataset_args or (str(self.eval_dataset.split) if known and self.eval_dataset.split else None),
+            state=self.state,
+        )
+        given = {"language": language, "license": license, "base_model": finetuned_from, "pipeline_tag": tasks}
+        for key, value in {**given, "datasets": dataset_tags}.items():
+            if value is not None:
+                card.data[key] = value
+        for tag in [tags] if isinstance(tags, str) else tags or []:
+            if tag not in card.data.tags:
+                card.data.tags.append(tag)
+        card.save(Path(self.args.output_dir) / "README.md")

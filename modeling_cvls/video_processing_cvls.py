@@ -134,4 +134,6 @@ class CVLSVideoProcessor(BaseVideoProcessor):
         return BatchFeature(data=data, tensor_type=return_tensors)
 
 
+CVLSVideoProcessor.register_for_auto_class()
+
 __all__ = ["CVLSVideoProcessor"]

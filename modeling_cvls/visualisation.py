@@ -1,4 +1,4 @@
-"""Pictures to look at: overlays, contact sheets, training curves."""
+"""Pictures to look at: overlays, cut-outs, contact sheets, training curves."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -97,17 +97,27 @@ def overlay(
             frame_mask = frame_mask.repeat(factor, 0).repeat(factor, 1)
             _paint(frame, frame_mask, colours[index % len(colours)], opacity, thickness)
 
-    texts = labels if scores is None else [f"{label}  ({s:.2f})" for label, s in zip(labels, scores, strict=True)]
-    strip = _legend(texts, colours, canvas.shape[2], font_size=max(14, canvas.shape[2] // 40))
+    values = None if scores is None else [f"  ({score:.2f})" for score in scores]
+    strip = _legend(labels, values, colours, canvas.shape[2], font_size=max(14, canvas.shape[2] // 40))
     strip = np.broadcast_to(strip, (len(canvas), *strip.shape))
     picture = np.concatenate([canvas, strip], axis=1)
     # H.264 in yuv420p takes even sizes only.
     return np.pad(picture, ((0, 0), (0, picture.shape[1] % 2), (0, picture.shape[2] % 2), (0, 0)), mode="edge")
 
 
-def _legend(texts: Sequence[str], colours: Sequence[tuple[int, int, int]], width: int, font_size: int) -> np.ndarray:
+def _legend(
+    labels: Sequence[str],
+    values: Sequence[str] | None,
+    colours: Sequence[tuple[int, int, int]],
+    width: int,
+    font_size: int,
+) -> np.ndarray:
+    """Lines break alike whatever the values, so that the strips of all frames are of one size."""
     font, line, margin = _font(font_size), round(font_size * 1.4), font_size // 2
-    entries = [_wrap(text, font, width - 3 * margin - font_size) for text in texts]
+    room = 0 if values is None else font.getlength("  (0.00)") + margin
+    entries = [_wrap(label, font, width - 3 * margin - font_size - room) for label in labels]
+    for lines, value in zip(entries, values or [], strict=values is not None):
+        lines[-1] += value
     strip = Image.new("RGB", (width, line * sum(map(len, entries)) + 2 * margin), BACKGROUND)
     draw, y = ImageDraw.Draw(strip), margin
     for index, lines in enumerate(entries):
@@ -118,8 +128,54 @@ def _legend(texts: Sequence[str], colours: Sequence[tuple[int, int, int]], width
     return np.asarray(strip)
 
 
+class VideoWriter:
+    """Writes an H.264 mp4 that browsers play (yuv420p), frame by frame; a context manager.
+
+    Args:
+        path: the file to write; its folder is made.
+        fps: frames a second.
+
+    Raises:
+        ValueError: a frame has odd or differing sides.
+    """
+
+    def __init__(self, path: str | Path, fps: float):
+        self.path, self.num_frames = Path(path), 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self.path), "w")
+        self._stream = self._container.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"}
+        )
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.num_frames:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends a uint8 (H, W, 3) frame, RGB, H and W even."""
+        height, width = frame.shape[:2]
+        if not self.num_frames:
+            if height % 2 or width % 2:
+                raise ValueError(
+                    f"frames for {self.path} are {height} x {width} pixels: H.264 in yuv420p takes even sizes only"
+                )
+            self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
+        elif (height, width) != (self._stream.height, self._stream.width):
+            raise ValueError(
+                f"frame {self.num_frames} for {self.path} has shape {frame.shape}, the first one was "
+                f"{self._stream.height} x {self._stream.width}"
+            )
+        self.num_frames += 1
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        self._container.mux(self._stream.encode(picture))
+
+
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Writes an H.264 mp4 that browsers play (yuv420p).
+    """Writes frames as [`VideoWriter`] does.
 
     Args:
         path: the file to write; its folder is made.
@@ -129,23 +185,25 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> N
     Raises:
         ValueError: there is no frame, or a frame has odd or differing sides.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         raise ValueError(f"no frames to write to {path}")
-    height, width = first.shape[:2]
-    if height % 2 or width % 2:
-        raise ValueError(f"frames for {path} are {height} x {width} pixels: H.264 in yuv420p takes even sizes only")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for index, frame in enumerate(itertools.chain([first], frames)):
-            if frame.shape != first.shape:
-                raise ValueError(f"frame {index} for {path} has shape {frame.shape}, the first one {first.shape}")
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
+    with VideoWriter(path, fps) as writer:
+        for frame in itertools.chain([first], frames):
+            writer.write(frame)
+
+
+def cutout(frame: np.ndarray, mask: np.ndarray) -> Image.Image:
+    """The object alone on a transparent ground: frame uint8 (H, W, 3), mask bool (H, W) -> RGBA picture."""
+    return Image.fromarray(np.dstack([frame, mask * np.uint8(255)]))
+
+
+def mask_picture(mask: np.ndarray) -> np.ndarray:
+    """bool (H, W) -> uint8 (H', W', 3), white inside on black, H and W made even by black pixels."""
+    height, width = mask.shape
+    picture = np.pad(mask, ((0, height % 2), (0, width % 2)))
+    return np.broadcast_to(picture[..., None] * np.uint8(255), (*picture.shape, 3))
 
 
 def contact_sheet(

@@ -13,16 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from datasets import load_dataset
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from tqdm.auto import tqdm
-from transformers import pipeline
+from transformers import TrainerState, pipeline
 
 import modeling_cvls
 from modeling_cvls.data import read_masks, video_of
-from modeling_cvls.evaluation import results_table
+from modeling_cvls.model_card import make_card
 from modeling_cvls.visualisation import contact_sheet, overlay, training_curves, write_video
-
-TEMPLATE = Path(__file__).parents[1] / "model_card.md"
 
 
 def main() -> None:
@@ -66,61 +63,24 @@ def main() -> None:
         arguments.output / "overlay.mp4", np.concatenate([clip for clip in film for _ in range(3)]), rows[0]["fps"] or 8
     )
 
-    write_card(arguments, state, segmenter, rows)
+    write_card(arguments, segmenter, rows)
     print(f"pictures: {arguments.output}/training_curves.png, contact_sheet.png and overlay.mp4")
     print(f"model card: {arguments.model / 'README.md'}")
 
 
-def write_card(arguments, state, segmenter, rows) -> None:
-    results = json.loads(arguments.metrics.read_text())
-    config = segmenter.model.config
-    dataset_name = arguments.dataset_name or Path(arguments.dataset).name
-    card_data = ModelCardData(
-        model_name=arguments.model.resolve().name,
-        language="en",
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="image-segmentation",
-        tags=["video-language-segmentation", "referring-video-object-segmentation", "cvls"],
-        eval_results=[
-            EvalResult(
-                task_type="image-segmentation",
-                task_name="Video-language segmentation",
-                dataset_type=dataset_name.lower().replace(" ", "-"),
-                dataset_name=dataset_name,
-                dataset_split=arguments.split,
-                metric_type=name,
-                metric_value=results[name],
-            )
-            for name in ("mean_iou", "overall_iou", "mAP", "precision@0.5", "referent_accuracy")
-        ],
-    )
-    parts = {
-        "contrastive objective": config.contrast_weight > 0,
-        "channel filter (LCF)": config.contrast_weight > 0 and config.channel_filter,
-        "hard instances (RHIC)": config.contrast_weight > 0 and config.hard_instances,
-    }
-    parameters = segmenter.model.num_parameters()
-    summary = (
-        f"{state['global_step']:,} steps of {state['train_batch_size']} clips ({config.num_frames} frames each) a "
-        f"process; {parameters / 1e6:.2f} M parameters, vision `{config.backbone_config.model_type}`, text "
-        f"`{config.text_config.model_type}`. "
-        + "; ".join(f"{name} {'on' if on else 'off'}" for name, on in parts.items())
-        + f". All settings stand in `config.json` and `training_args.bin` beside this card. Best step by validation: "
-        f"{state['best_global_step'] or state['global_step']:,}."
-    )
-    card = ModelCard.from_template(
-        card_data,
-        template_path=str(TEMPLATE),
-        model_name=card_data.model_name,
-        training_summary=summary,
-        dataset_name=dataset_name,
+def write_card(arguments, segmenter, rows) -> None:
+    card = make_card(
+        segmenter.model,
+        name=str(arguments.model),
+        results=json.loads(arguments.metrics.read_text()),
+        dataset=arguments.dataset,
+        dataset_name=arguments.dataset_name,
         split=arguments.split,
-        synthetic=arguments.synthetic,
-        evaluation_command=f"python scripts/eval.py --model {arguments.model} --dataset {arguments.dataset}",
-        results_table=results_table(results),
-        frame_size=f"{rows[0]['height']} x {rows[0]['width']}",
-        num_frames=config.num_frames,
+        state=TrainerState.load_from_json(str(arguments.model / "trainer_state.json")),
+        evaluation_command=(
+            f"python scripts/eval.py --model {arguments.model} --dataset {arguments.dataset} --split {arguments.split}"
+        ),
+        synthetic_size=f"{rows[0]['height']} x {rows[0]['width']}" if arguments.synthetic else None,
     )
     card.save(arguments.model / "README.md")
 

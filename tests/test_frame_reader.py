@@ -1,11 +1,15 @@
 import gc
 import io
+import threading
 import weakref
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from modeling_cvls.frame_reader_cvls import FrameReader
@@ -55,6 +59,38 @@ def test_mp4_equals_pyav_in_any_order(mp4, as_bytes):
     assert np.abs(expected[5].astype(int) - expected[6]).mean() > 1.5
 
 
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_one_pass_gives_the_same_frames(mp4, as_bytes):
+    reader = FrameReader(mp4.read_bytes() if as_bytes else mp4)
+    for indices in (list(range(23)), [0, 1, 9, 10, 22], [22]):
+        assert_same_frames(np.stack(list(reader.frames(indices))), reader.read(indices))
+    several = reader.frames([3, 4]), reader.frames([3, 20])  # do not disturb each other
+    assert [next(frames).shape for frames in several] == [(48, 64, 3)] * 2
+    assert_same_frames(np.stack([next(frames) for frames in several]), reader.read([4, 20]))
+    with pytest.raises(ValueError, match="frame 23 of .* shorter than the 23 frames its header promises"):
+        list(reader.frames([20, 23]))
+
+
+def test_one_pass_turns_a_video_as_reading_does(tmp_path):
+    """As a telephone's, with a matrix that says how it is to be shown."""
+    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+        stream.set_display_rotation(90)
+        for frame in moving_square(3, height=96, width=128):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    reader = FrameReader(tmp_path / "turned.mp4")
+    assert (reader.height, reader.width) == (128, 96)
+    assert_same_frames(np.stack(list(reader.frames([0, 2]))), reader.read([0, 2]))
+
+
+def test_one_pass_through_arrays_and_images():
+    frames = moving_square(5)
+    for video in (frames, [Image.fromarray(frame) for frame in frames]):
+        np.testing.assert_array_equal(np.stack(list(FrameReader(video).frames([1, 4]))), frames[[1, 4]])
+
+
 @pytest.mark.skipif(not REAL_VIDEOS, reason="../shared/real_data/videos is absent")
 def test_real_video_equals_pyav():
     path = REAL_VIDEOS[0]
@@ -80,6 +116,81 @@ def test_array_images_and_encoded_images_are_read_alike(tmp_path):
         reader = FrameReader(video)
         assert (len(reader), reader.fps, reader.height, reader.width) == (5, None, 48, 64)
         np.testing.assert_array_equal(reader.read([4, 1, 1]), frames[[4, 1, 1]])
+
+
+def test_tensors_and_channels_first():
+    frames = moving_square(5)
+    first = frames.transpose(0, 3, 1, 2)
+    for video in (torch.from_numpy(frames), first, torch.from_numpy(first)):
+        np.testing.assert_array_equal(FrameReader(video).read([4, 0]), frames[[4, 0]])
+    # as wide as there are channels: taken as it is said to be
+    np.testing.assert_array_equal(FrameReader(frames[:, :3, :3]).read([2]), frames[[2], :3, :3])
+
+
+def test_a_folder_of_frames_in_the_order_of_their_numbers(tmp_path):
+    frames = moving_square(12)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"frame_{index}.{'PNG' if index % 2 else 'png'}")
+    (tmp_path / "frame_3.txt").write_text("no frame")
+    (tmp_path / ".frame_4.png").write_text("no frame")
+    (tmp_path / "more").mkdir()
+    reader = FrameReader(str(tmp_path), fps=8)
+    assert (len(reader), reader.fps) == (12, 8.0) and FrameReader(tmp_path).fps is None
+    np.testing.assert_array_equal(reader.read(range(12)), frames)
+    with pytest.raises(ValueError, match="folder .*more holds no frames: no file ends in .bmp, .jpeg"):
+        FrameReader(tmp_path / "more")
+
+
+def test_frames_a_second_can_be_given(mp4):
+    assert FrameReader(mp4, fps=10).fps == 10 and FrameReader(moving_square(2), fps=5).fps == 5
+    with pytest.raises(ValueError, match="a number above 0, not 0"):
+        FrameReader(mp4, fps=0)
+
+
+@pytest.fixture
+def server(mp4, monkeypatch):
+    """The address of a server of the folder of `mp4`, on loopback; /moved leads to the file."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/moved":
+                self.send_response(302)
+                self.send_header("Location", "/square.mp4")
+                self.end_headers()
+            else:
+                super().do_GET()
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=mp4.parent)) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_url(mp4, server):
+    expected = FrameReader(mp4).read(range(23))
+    for address in ("/square.mp4", "/moved", "/square.mp4?size=large#t=1"):
+        reader = FrameReader(server + address)
+        assert (len(reader), reader.fps) == (23, 25.0)
+        np.testing.assert_array_equal(reader.read(range(23)), expected)
+    file = Path(reader._file.name)
+    assert file.exists()
+    del reader
+    gc.collect()
+    assert not file.exists()
+
+
+def test_urls_that_give_no_video(mp4, server):
+    (mp4.parent / "page.html").write_text("<p>no video")
+    with pytest.raises(OSError, match=f"no video at {server}/absent.mp4: the server answers 404 File not found"):
+        FrameReader(f"{server}/absent.mp4")
+    with pytest.raises(ValueError, match=f"{server}/page.html cannot be decoded as a video"):
+        FrameReader(f"{server}/page.html")
+    with pytest.raises(OSError, match="http://127.0.0.1:1/a.mp4 cannot be read: .*refused"):
+        FrameReader("http://127.0.0.1:1/a.mp4")
 
 
 def test_images_of_other_modes_become_rgb():

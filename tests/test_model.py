@@ -135,26 +135,80 @@ def test_the_clip_is_encoded_once(make_model):
     assert seen == [(2 * 4, 3, 64, 64)]
 
 
+def head_inputs(sentences, generator):
+    """Two clips of 2 frames: stride-4 features, fused tokens and sentences of the sizes in `tiny_config`."""
+    pixels = torch.randn(2, 2, 16, 8, 12, generator=generator)
+    tokens = torch.randn(2, sentences, 2, 4, 6, 16, generator=generator)
+    return pixels, tokens, torch.randn(2, sentences, 16, generator=generator)
+
+
+def test_similarity_and_instances_equal_those_of_written_out_embeddings(make_model):
+    """f^ = (normalize(m pixels) + upsampled normalize(m tokens)) / 2 at every position, then the plain definitions."""
+    head = make_model(kept_channels=0.5).contrast.double()
+    generator = torch.Generator().manual_seed(4)
+    pixels, tokens, sentence = (x.double() for x in head_inputs(3, generator))
+    embeddings = head(pixels, tokens, sentence)
+
+    def unit(x):
+        return x / x.norm(dim=-1, keepdim=True)
+
+    e = head.project_sentence(sentence)
+    order = e.abs().argsort(dim=-1, descending=True)
+    kept = torch.zeros_like(e).scatter(-1, order[..., :6], 1.0)  # half of 12 channels
+    fine = head.project_pixels(pixels.flatten(0, 1)).unflatten(0, (2, 2)).movedim(2, -1)[:, None]
+    fine = unit(fine * kept[:, :, None, None, None])
+    coarse = unit(head.project_tokens(tokens) * kept[:, :, None, None, None])
+    coarse = torch.nn.functional.interpolate(coarse.movedim(-1, 3).flatten(0, 2), size=(8, 12), mode="bilinear")
+    f = (fine + coarse.unflatten(0, (2, 3, 2)).movedim(3, -1)) / 2
+    e = unit(e * kept)
+    torch.testing.assert_close(embeddings.similarity(), (f * e[:, :, None, None, None]).sum(dim=-1))
+    assert embeddings.similarity().abs().max() <= 1
+
+    weights = torch.rand(2, 3, 2, 5, 8, 12, generator=generator, dtype=torch.float64)
+    v = unit((weights[..., None] * f[:, :, :, None]).sum(dim=(4, 5)))
+    torch.testing.assert_close(embeddings.pool(weights), v)
+
+
 def test_dropped_channels_do_nothing(make_model):
-    """LCF: what a sentence does not keep changes neither its similarity nor its loss, and gets no gradient at all."""
-    model = make_model(kept_channels=0.25)
-    head = model.contrast
+    """LCF: what a sentence does not keep changes neither its similarity nor its instances, and gets no gradient."""
+    head = make_model(kept_channels=0.25).contrast
     generator = torch.Generator().manual_seed(3)
-    embeddings = torch.randn(2, 3, 2, 4, 4, 12, generator=generator, requires_grad=True)
-    sentence = torch.randn(2, 3, 12, generator=generator)
-    gates = head.gate(sentence).sigmoid()
-    order = gates.argsort(dim=-1, descending=True)
-    kept = torch.zeros_like(gates, dtype=torch.bool).scatter(-1, order[..., :3], True)  # ceil(0.25 * 12) = 3
+    inputs = head_inputs(1, generator)
+    weights = torch.rand(2, 1, 2, 3, 8, 12, generator=generator)
+    order = head.project_sentence(inputs[2]).abs().argsort(dim=-1, descending=True)
+    dropped = torch.ones(2, 12, dtype=torch.bool).scatter(-1, order[:, 0, :3], False)  # ceil(0.25 * 12) = 3 are kept
 
-    f, e = head.filter(embeddings, sentence)
-    torch.einsum("bkthwd,bkd->bkthw", f, e).square().sum().backward()
-    gradient = embeddings.grad.movedim(-1, 2).flatten(3).abs().amax(dim=-1)
-    assert (gradient[~kept] == 0).all()
-    assert (gradient[kept] > 0).all()
+    outputs = []
+    for module in (head.project_pixels, head.project_tokens):
+        module.register_forward_hook(lambda module, inputs, output: output.retain_grad() or outputs.append(output))
+    before = head(*inputs)
+    results = before.similarity(), before.pool(weights)
+    sum(result.square().sum() for result in results).backward()
+    fine, coarse = (output.grad for output in outputs)
+    for gradient in (fine.unflatten(0, (2, 2)).abs().sum(dim=(1, 3, 4)), coarse.abs().sum(dim=(1, 2, 3, 4))):
+        assert (gradient[dropped] == 0).all()
+        assert (gradient[~dropped] > 0).all()
 
-    noise = torch.randn(embeddings.shape, generator=generator) * (~kept)[:, :, None, None, None]
-    changed, _ = head.filter(embeddings + 10 * noise, sentence)
-    assert torch.equal(changed, f)
+    def shake(module, inputs, output):
+        noise = 10 * torch.randn(output.shape, generator=generator)
+        if module is head.project_pixels:
+            return output + noise * dropped.repeat_interleave(2, dim=0)[:, :, None, None]
+        return output + noise * dropped[:, None, None, None, None]
+
+    for module in (head.project_pixels, head.project_tokens):
+        module.register_forward_hook(shake)
+    after = head(*inputs)
+    for changed, result in zip((after.similarity(), after.pool(weights)), results, strict=True):
+        torch.testing.assert_close(changed, result, rtol=0, atol=1e-6)
+
+
+def test_the_contrast_changes_no_other_weight_at_the_start(make_model):
+    """Runs of an ablation start alike: what the baseline has too is drawn alike."""
+    full, baseline = make_model().state_dict(), make_model(contrast_weight=0).state_dict()
+    own = {name for name in full if name.startswith(("contrast.", "chosen_query.", "similarity_scale"))}
+    assert own and set(full) - set(baseline) == own
+    for name, value in baseline.items():
+        assert torch.equal(value, full[name]), name
 
 
 def test_switches_are_a_matter_of_the_config(make_model):
@@ -163,7 +217,7 @@ def test_switches_are_a_matter_of_the_config(make_model):
     baseline = make_model(contrast_weight=0)
     output = baseline(**batch)
     assert output.similarity is None and "contrast" not in output.losses
-    assert not any("contrast" in name for name, _ in baseline.named_parameters())
+    assert not any(name.startswith(("contrast", "chosen", "similarity")) for name, _ in baseline.named_parameters())
     for changes in (
         {"channel_filter": False},
         {"hard_instances": False},
@@ -177,8 +231,10 @@ def test_switches_are_a_matter_of_the_config(make_model):
     assert not torch.equal(make_model(similarity_in_masks=False)(**batch).mask_logits, full.mask_logits)
 
 
-def test_every_parameter_that_is_used_learns(make_model):
-    model = make_model().train()
+@pytest.mark.parametrize("changes", [{}, {"contrast_weight": 0}, {"similarity_in_masks": False}])
+def test_every_parameter_learns(make_model, changes):
+    """A parameter without a gradient would end a training on several devices."""
+    model = make_model(**changes).train()
     model(**random_batch()).loss.backward()
     without = {n for n, p in model.named_parameters() if p.grad is None and "pooler" not in n}
     assert without == set()

@@ -1,27 +1,26 @@
-import importlib.util
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as rle_ops
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
-from modeling_cvls import frame_reader_cvls
 from modeling_cvls.frame_reader_cvls import FrameReader
 from modeling_cvls.pipeline_cvls import CVLSPipeline
 from modeling_cvls.processing_cvls import CVLSProcessor
 from modeling_cvls.video_processing_cvls import CVLSVideoProcessor
 from modeling_cvls.visualisation import write_video
 
-REPOSITORY = Path(__file__).parents[1]
-REAL_VIDEOS = sorted((REPOSITORY.parent / "shared/real_data/videos").glob("*.mp4"))
+REAL_VIDEOS = sorted((Path(__file__).parents[2] / "shared/real_data/videos").glob("*.mp4"))
 SIZE = 64
+GRID = SIZE // 4
 WINDOW = 5
 
 
@@ -36,11 +35,19 @@ class FakeOutput(ModelOutput):
     presence_logits: torch.Tensor | None = None
 
 
-class FakeSegmenter(PreTrainedModel):
-    """Reads the number of each frame off its brightness (frame f is grey of 12 f) and answers with masks that say which
-    window a frame was computed in: 4 (s + 1) pixels high, 4 (f + 1) wide, where s is the window's first frame.
+def logits_of(start, number):
+    """What the fake answers for a frame in the window from frame `start` on: grid of mask logits, of two sentences."""
+    return 2 * torch.randn(2, GRID, GRID, generator=torch.Generator().manual_seed(1000 * start + number))
 
-    "circle" is present in every window, "square" in those from frame 5 on, surer with every frame."""
+
+def presence_of(start):
+    """Logits: the circle is present in every window, the square in those from frame 5 on, surer with every frame."""
+    return torch.tensor([3.0, (start - 4.5) / 2])
+
+
+class FakeSegmenter(PreTrainedModel):
+    """Reads the number of each frame off its brightness (frame f is grey of 12 f), and answers with `logits_of` and
+    `presence_of` the window's first frame."""
 
     config_class = FakeConfig
 
@@ -51,32 +58,45 @@ class FakeSegmenter(PreTrainedModel):
 
     def forward(self, pixel_values_videos, frame_mask, frame_sizes, input_ids, attention_mask, sentence_mask):
         assert frame_mask.all() and sentence_mask.all() and attention_mask.any()
-        red = pixel_values_videos[0, :, 0].float().mean((1, 2)) * 0.229 + 0.485
-        numbers = (red * 255 / 12).round().int()
-        self.calls.append(numbers.tolist())
-        num_sentences, grid = input_ids.shape[1], pixel_values_videos.shape[-1] // 4
-        logits = torch.full((1, num_sentences, len(numbers), grid, grid), -4.0, dtype=pixel_values_videos.dtype)
-        for index, number in enumerate(numbers.tolist()):
-            logits[:, :, index, : int(numbers[0]) + 1, : number + 1] = 4.0
-        square = input_ids[..., 1] == 3
-        presence = torch.where(square, (numbers[0] - 4.5) / 2, 3.0)
-        return FakeOutput(mask_logits=logits, presence_logits=presence)
+        mask_logits, presence_logits = [], []
+        for clip, ids in zip(pixel_values_videos, input_ids, strict=True):
+            red = clip[:, 0].float().mean((1, 2)) * 0.229 + 0.485
+            numbers = (red * 255 / 12).round().int().tolist()
+            self.calls.append(numbers)
+            sentences = ids[:, 1] - 2
+            mask_logits.append(torch.stack([logits_of(numbers[0], number) for number in numbers], dim=1)[sentences])
+            presence_logits.append(presence_of(numbers[0])[sentences])
+        dtype = pixel_values_videos.dtype
+        return FakeOutput(torch.stack(mask_logits).to(dtype), torch.stack(presence_logits).to(dtype))
 
 
-def numbered_frames(num_frames):
-    return np.stack([np.full((SIZE, SIZE, 3), 12 * number, np.uint8) for number in range(num_frames)])
-
-
-def expected_mask(start, number):
-    mask = np.zeros((SIZE, SIZE), bool)
-    mask[: 4 * (start + 1), : 4 * (number + 1)] = True
-    # Its corner pixel lies 5/8 of a cell inside in both directions: 4 * (2 * (5 / 8) ** 2 - 1) is below zero.
-    mask[4 * (start + 1) - 1, 4 * (number + 1) - 1] = False
-    return mask
+def numbered_frames(num_frames, size=SIZE):
+    return np.stack([np.full((size, size, 3), 12 * number, np.uint8) for number in range(num_frames)])
 
 
 def sigmoid(value):
     return 1 / (1 + np.exp(-value))
+
+
+def brute_force(number, starts, sentence, window=WINDOW):
+    """Probabilities (H, W) and presence of a frame: the mean over all windows, weighted by the distance to the nearer
+    end of the window."""
+    covering = [start for start in starts if start <= number < start + window]
+    weights = [min(number - start + 1, start + window - number) for start in covering]
+    logits = sum(weight * logits_of(start, number).double() for weight, start in zip(weights, covering, strict=True))
+    presence = sum(weight * presence_of(start).double() for weight, start in zip(weights, covering, strict=True))
+    logits = torch.nn.functional.interpolate(logits[None] / sum(weights), (SIZE, SIZE), mode="bilinear")[0]
+    return sigmoid(logits[sentence].numpy()), sigmoid(presence[sentence].item() / sum(weights))
+
+
+def check_frame(mask, frame_score, number, starts, sentence, window=WINDOW):
+    probability, presence = brute_force(number, starts, sentence, window)
+    expected = (probability > 0.5) & (presence >= 0.5)
+    sure = np.abs(probability - 0.5) > 1e-5
+    np.testing.assert_array_equal(mask[sure], expected[sure])
+    score = presence * probability[expected].mean() if expected.any() else 0
+    assert frame_score == pytest.approx(score, abs=1e-4)
+    return presence
 
 
 @pytest.fixture
@@ -90,57 +110,155 @@ def pipe():
     )
 
 
-# 13 frames in windows of 5: frames 8 and 9 lie in the second and in the shifted last window, and belong to the second.
-WINDOW_OF_FRAME = [0] * 5 + [5] * 5 + [8] * 3
+# first frames of the windows, by the number of frames and the overlap; the last window is shifted back
+STARTS = {
+    (13, 0): [0, 5, 8],
+    (13, 1): [0, 4, 8],
+    (13, 2): [0, 3, 6, 8],
+    (13, 4): [0, 1, 2, 3, 4, 5, 6, 7, 8],
+    (11, 1): [0, 4, 6],
+    (10, 1): [0, 4, 5],
+    (9, 1): [0, 4],
+    (6, 1): [0, 1],
+    (5, 1): [0],
+}
 
 
-def test_each_frame_comes_from_its_window(pipe):
-    results = pipe(numbered_frames(13), ["the circle", "the square"])
-    assert pipe.model.calls == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [8, 9, 10, 11, 12]]
+@pytest.mark.parametrize(("num_frames", "overlap"), list(STARTS))
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_overlapping_windows_blend_as_by_brute_force(pipe, num_frames, overlap, batch_size):
+    arguments = {} if overlap == 1 else {"overlap": overlap}  # a quarter of 5 frames
+    starts = STARTS[num_frames, overlap]
+    results = pipe(numbered_frames(num_frames), ["the circle", "the square"], batch_size=batch_size, **arguments)
+    assert pipe.model.calls == [list(range(start, start + WINDOW)) for start in starts]
     assert [result["sentence"] for result in results] == ["the circle", "the square"]
-    for result in results:
-        assert result["frame_indices"] == list(range(13))
-        assert result["masks"].shape == (13, SIZE, SIZE) and result["masks"].dtype == bool
-        assert len(result["frame_scores"]) == 13
+    for sentence, result in enumerate(results):
+        assert result["frame_indices"] == list(range(num_frames))
+        assert result["masks"].shape == (num_frames, SIZE, SIZE) and result["masks"].dtype == bool
+        presences = [
+            check_frame(result["masks"][number], result["frame_scores"][number], number, starts, sentence)
+            for number in range(num_frames)
+        ]
+        assert result["score"] == pytest.approx(max(presences), abs=1e-6) and isinstance(result["score"], float)
     circle, square = results
-    for number, start in enumerate(WINDOW_OF_FRAME):
-        np.testing.assert_array_equal(circle["masks"][number], expected_mask(start, number))
-        # the square is absent from the first window
-        np.testing.assert_array_equal(square["masks"][number], expected_mask(start, number) & (start > 0))
-    assert circle["score"] == pytest.approx(sigmoid(3.0)) and square["score"] == pytest.approx(sigmoid(3.5 / 2))
-    assert square["frame_scores"][:5] == [0] * 5
-    # inside the mask all logits lie between 0 (its outline) and 4
-    assert all(0.5 * sigmoid(3.0) < score <= sigmoid(4.0) * sigmoid(3.0) + 1e-6 for score in circle["frame_scores"])
-    assert square["frame_scores"][12] < square["score"] and isinstance(square["score"], float)
+    assert circle["masks"].any((1, 2)).all() and not square["masks"][:2].any()
 
 
-@pytest.mark.parametrize("num_frames", [1, 3, 5, 6, 10, 11])
-def test_any_length(pipe, num_frames):
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_a_short_video_is_one_window(pipe, num_frames):
     (result,) = pipe(numbered_frames(num_frames), "the circle")
+    assert pipe.model.calls == [list(range(num_frames))]
     for number in range(num_frames):
-        covering = [calls for calls in pipe.model.calls if number in calls]
-        np.testing.assert_array_equal(result["masks"][number], expected_mask(covering[0][0], number))
-    assert all(len(call) == min(num_frames, WINDOW) for call in pipe.model.calls)
-    assert len(pipe.model.calls) == -(-num_frames // WINDOW)
+        check_frame(result["masks"][number], result["frame_scores"][number], number, [0], 0, window=num_frames)
 
 
 def test_frame_indices_compute_only_their_windows(pipe):
-    (result,) = pipe(numbered_frames(13), "the circle", frame_indices=[12, 1, 2])
-    assert pipe.model.calls == [[0, 1, 2, 3, 4], [8, 9, 10, 11, 12]]
-    assert result["frame_indices"] == [12, 1, 2] and len(result["frame_scores"]) == 3
-    for position, number in enumerate([12, 1, 2]):
-        np.testing.assert_array_equal(result["masks"][position], expected_mask(WINDOW_OF_FRAME[number], number))
-    full = pipe(numbered_frames(13), "the circle")[0]
-    assert result["frame_scores"] == [full["frame_scores"][number] for number in (12, 1, 2)]
+    (result,) = pipe(numbered_frames(13), "the circle", frame_indices=[12, 1, 8, 1])
+    assert pipe.model.calls == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, 10, 11, 12]]
+    assert result["frame_indices"] == [12, 1, 8, 1]
+    for position, number in enumerate([12, 1, 8, 1]):
+        check_frame(result["masks"][position], result["frame_scores"][position], number, [0, 4, 8], 0)
+    pipe.model.calls.clear()
+    pipe(numbered_frames(13), "the circle", frame_indices=[5, 7])
+    assert pipe.model.calls == [[4, 5, 6, 7, 8]]
 
 
-def test_only_one_window_is_decoded_at_a_time(pipe, monkeypatch):
+def test_frames_are_decoded_once_when_their_window_comes_and_results_come_with_them(pipe, monkeypatch):
     read, events = FrameReader.read, []
-    monkeypatch.setattr(FrameReader, "read", lambda self, ids: events.append(list(ids)) or read(self, ids))
+    monkeypatch.setattr(FrameReader, "read", lambda self, ids: events.append(str(*ids)) or read(self, ids))
     forward = pipe.model.forward
     monkeypatch.setattr(pipe.model, "forward", lambda **inputs: events.append("model") or forward(**inputs))
-    pipe(numbered_frames(13), ["the circle", "the square"])
-    assert events == [[0, 1, 2, 3, 4], "model", [5, 6, 7, 8, 9], "model", [8, 9, 10, 11, 12], "model"]
+    for result in pipe.stream(numbered_frames(13), ["the circle", "the square"]):
+        events.append(result["frame_index"])
+    assert events == [
+        *"01234", "model", 0, 1, 2, 3,
+        *"5678", "model", 4, 5, 6, 7,
+        *"9", "10", "11", "12", "model", 8, 9, 10, 11, 12,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [{}, {"frame_indices": [9, 3, 4]}, {"batch_size": 2, "overlap": 3}])
+def test_the_stream_gives_what_the_call_gives(pipe, arguments):
+    video, sentences = numbered_frames(13), ["the circle", "the square"]
+    called = pipe(video, sentences, **arguments)
+    encoded = pipe(video, sentences, mask_format="rle", **arguments)
+    plain = list(pipe.stream(video, sentences, video_fps=4, return_frames=True, **arguments))
+    rle = list(pipe.stream(video, sentences, mask_format="rle", **arguments))
+    order = sorted(called[0]["frame_indices"])
+    assert [result["frame_index"] for result in plain] == [result["frame_index"] for result in rle] == order
+    for one, other in zip(plain, rle, strict=True):
+        assert one["time"] == one["frame_index"] / 4 and other["time"] is None
+        np.testing.assert_array_equal(one["frame"], video[one["frame_index"]])
+        for sentence, result in enumerate(called):
+            position = result["frame_indices"].index(one["frame_index"])
+            np.testing.assert_array_equal(one["masks"][sentence], result["masks"][position])
+            np.testing.assert_array_equal(rle_ops.decode(other["masks"][sentence]), result["masks"][position])
+            assert encoded[sentence]["masks"][position] == other["masks"][sentence]
+            assert one["frame_scores"][sentence] == result["frame_scores"][position]
+            assert one["scores"][sentence] <= result["score"]
+        assert json.loads(json.dumps(other)) == other
+    assert [result["score"] for result in called] == np.max([result["scores"] for result in plain], axis=0).tolist()
+
+
+def test_no_seam_shows(pipe, monkeypatch):
+    """Windows that disagree on where the object ends, by 6 of 16 columns: alone, the edge jumps; blended, it glides."""
+    columns = torch.arange(GRID).expand(2, GRID, GRID)
+    monkeypatch.setattr(f"{__name__}.logits_of", lambda start, number: (5.0 if start % 2 else 11.0) - columns)
+    monkeypatch.setattr(f"{__name__}.presence_of", lambda start: torch.ones(2))
+
+    def largest_jump(overlap):
+        (result,) = pipe(numbered_frames(21), "the circle", overlap=overlap)
+        edges = result["masks"].sum(2)[:, SIZE // 2]
+        return np.abs(np.diff(edges)).max()
+
+    assert largest_jump(0) == 24 and largest_jump(2) == 24 / 3
+
+
+def test_several_videos_with_sentences_of_their_own(pipe, tmp_path):
+    write_video(tmp_path / "b.mp4", numbered_frames(7), 10)
+    videos = [numbered_frames(6), tmp_path / "b.mp4", [Image.fromarray(frame) for frame in numbered_frames(3)]]
+    sentences = [["the circle", "the square"], ["the square"], ["the circle"]]
+    several = pipe(videos, sentences)
+    assert [[result["sentence"] for result in results] for results in several] == sentences
+    for video, own, results in zip(videos, sentences, several, strict=True):
+        for one, other in zip(pipe(video, own), results, strict=True):
+            np.testing.assert_array_equal(one["masks"], other["masks"])
+            assert one["frame_scores"] == other["frame_scores"]
+    with pytest.raises(ValueError, match="3 videos but 1 lists of sentences"):
+        pipe(videos, [["the circle"]])
+    with pytest.raises(ValueError, match="the sentences of a video are a string or a list of strings"):
+        pipe.stream(videos[0], [["the circle"]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "frames"),
+    [
+        ({"start": 0.28}, list(range(7, 20))),  # 0.28 * 25 is a little more than 7
+        ({"end": 0.2}, list(range(5))),
+        ({"start": 0.3, "end": 0.41}, [8, 9, 10]),
+        ({"start": 0.7, "end": 9}, [18, 19]),
+        ({"fps": 5}, [0, 5, 10, 15]),
+        ({"fps": 10}, [0, 2, 5, 7, 10, 12, 15, 17]),
+        ({"fps": 30}, list(range(20))),
+        ({"start": 0.2, "end": 0.6, "fps": 12.5}, [5, 7, 9, 11, 13]),
+    ],
+)
+def test_times_and_rate(pipe, arguments, frames):
+    """20 frames, 25 a second. The windows go over the frames chosen and nothing else."""
+    video = numbered_frames(20)
+    (result,) = pipe(video, "the circle", video_fps=25, **arguments)
+    assert result["frame_indices"] == frames
+    assert sorted({number for call in pipe.model.calls for number in call}) == frames
+    (alone,) = pipe(video[frames], "the circle")
+    np.testing.assert_array_equal(result["masks"], alone["masks"])
+
+
+def test_defaults_are_set_where_the_pipeline_is_made(pipe):
+    lenient = CVLSPipeline(model=pipe.model, processor=pipe.processor, presence_threshold=0, overlap=0, batch_size=2)
+    frames = numbered_frames(13)
+    (result,) = lenient(frames, "the square")
+    assert result["masks"][0].any() and pipe.model.calls[1] == [5, 6, 7, 8, 9]
+    assert not lenient(frames, "the square", presence_threshold=0.5)[0]["masks"][0].any()
 
 
 def test_a_list_of_images_is_one_video(pipe):
@@ -165,14 +283,15 @@ def test_thresholds(pipe):
 
 
 def test_masks_are_of_the_videos_own_size(pipe):
-    (result,) = pipe(np.zeros((2, 100, 150, 3), np.uint8), "the circle")
-    assert result["masks"].shape == (2, 100, 150)
+    (result,) = pipe(np.zeros((2, 80, 80, 3), np.uint8), "the circle")
+    assert result["masks"].shape == (2, 80, 80)
 
 
 def test_a_model_in_half_precision_gets_its_own_type(pipe):
+    (expected,) = pipe(numbered_frames(13), "the circle")
     pipe.model.to(torch.bfloat16)
-    (result,) = pipe(numbered_frames(3), "the circle")
-    np.testing.assert_array_equal(result["masks"][2], expected_mask(0, 2))
+    (result,) = pipe(numbered_frames(13), "the circle")
+    assert (result["masks"] == expected["masks"]).mean() > 0.99
 
 
 def test_progress_only_where_asked_for(pipe, capsys):
@@ -194,69 +313,24 @@ def test_progress_only_where_asked_for(pipe, capsys):
         ({"sentences": []}, ValueError, "no sentence"),
         ({"threshold": 1.5}, ValueError, "threshold is a probability"),
         ({"treshold": 0.5}, TypeError, "unknown argument treshold"),
+        ({"mask_format": "png"}, ValueError, "mask_format is 'array' or 'rle', not 'png'"),
+        ({"overlap": 5}, ValueError, "overlap is a number from 0 to below the window of 5 frames, not 5"),
+        ({"start": 1}, ValueError, "start, end and fps count in seconds, .* give video_fps"),
+        ({"start": 2, "video_fps": 10}, ValueError, "start within the 1.300 seconds of the video, not 2 and None"),
+        ({"start": 1, "end": 1, "video_fps": 10}, ValueError, "0 <= start < end"),
+        ({"start": 0.01, "end": 0.02, "video_fps": 10}, ValueError, "no frame lies between 0.01 and 0.02 seconds"),
+        ({"fps": 0, "video_fps": 10}, ValueError, "fps is a number of frames a second above 0, not 0"),
+        ({"video_fps": -1}, ValueError, "frames a second of a video are a number above 0, not -1"),
+        ({"frame_indices": [0], "end": 1}, ValueError, "either frame_indices or start, end and fps"),
         ({"video": "absent.mp4"}, FileNotFoundError, "no video file at absent.mp4"),
     ],
 )
 def test_bad_arguments(pipe, arguments, error, message):
     arguments = {"video": numbered_frames(13), "sentences": "the circle"} | arguments
-    with pytest.raises(error, match=message):
-        pipe(**arguments)
+    for function in (pipe, pipe.stream):  # the stream at once, not when its first frame is asked for
+        with pytest.raises(error, match=message):
+            function(**arguments)
     assert pipe.model.calls == []
-
-
-# scripts/segment.py
-
-
-@pytest.fixture
-def segment(pipe, monkeypatch):
-    specification = importlib.util.spec_from_file_location("segment", REPOSITORY / "scripts/segment.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    monkeypatch.setattr(module, "pipeline", lambda task, model, device: pipe)
-    monkeypatch.setattr(
-        module, "AutoConfig", SimpleNamespace(from_pretrained=lambda model: SimpleNamespace(model_type=model))
-    )
-    return module
-
-
-def test_segment_writes_the_video_with_masks_and_legend(segment, tmp_path, capsys):
-    write_video(tmp_path / "in.mp4", numbered_frames(13), 12.5)
-    output = tmp_path / "folder" / "out.mp4"
-    segment.main([str(tmp_path / "in.mp4"), "the circle", "the square", "--model", "cvls", "--output", str(output)])
-    written = frame_reader_cvls.FrameReader(output)
-    assert len(written) == 13 and written.fps == 12.5
-    # the mask of the first frame is 4 of 64 pixels wide and high, on black
-    first = written.read([0])[0]
-    factor = written.width // SIZE
-    assert first[2 * factor, 2 * factor].max() > 60 and first[20 * factor, 20 * factor].max() < 40
-    assert written.height > SIZE * factor
-    printed = capsys.readouterr().out
-    assert "0.953  mask in 100% of the frames  the circle" in printed
-    assert f"0.852  mask in {8 / 13:4.0%} of the frames  the square" in printed and str(output) in printed
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"video": "absent.mp4"}, "no video file at absent.mp4"),
-        ({"video": __file__}, "test_pipeline.py cannot be decoded as a video"),
-        ({"model": "bert"}, "a model of type bert; one of type cvls was expected"),
-        ({"sentence": " "}, "sentence 0 of video 0 is empty"),
-        ({"model": "./absent"}, "--model ./absent: there is no such folder"),
-        ({"output": "in.mp4"}, "is the video itself"),
-        ({"output": "in.mp4/out.mp4"}, "in.mp4"),
-        ({"output": "out.avi"}, "the name must end in .mp4"),
-    ],
-)
-def test_segment_names_mistakes_without_a_traceback(segment, tmp_path, capsys, change, message):
-    write_video(tmp_path / "in.mp4", numbered_frames(2), 10)
-    values = {"video": str(tmp_path / "in.mp4"), "sentence": "the circle", "model": "cvls", "output": "out.mp4"}
-    values |= change
-    output = str(tmp_path / values["output"])
-    with pytest.raises(SystemExit) as exit_:
-        segment.main([values["video"], values["sentence"], "--model", values["model"], "--output", output])
-    captured = capsys.readouterr()
-    assert exit_.value.code == 2 and message in captured.err and captured.out == ""
 
 
 @pytest.mark.skipif(not REAL_VIDEOS, reason="../shared/real_data/videos is absent")

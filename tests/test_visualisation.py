@@ -4,7 +4,18 @@ import pytest
 from PIL import Image
 
 from modeling_cvls import visualisation
-from modeling_cvls.visualisation import COLOURS, RIGHT, WRONG, contact_sheet, overlay, training_curves, write_video
+from modeling_cvls.visualisation import (
+    COLOURS,
+    RIGHT,
+    WRONG,
+    VideoWriter,
+    contact_sheet,
+    cutout,
+    mask_picture,
+    overlay,
+    training_curves,
+    write_video,
+)
 
 
 def scene(num_frames=4, height=60, width=90, num_masks=2):
@@ -35,6 +46,28 @@ def test_small_videos_are_enlarged_and_long_labels_wrapped():
     assert short.shape[2] == 540 and long.shape[1] > short.shape[1]
 
 
+def test_the_legend_keeps_its_size_whatever_the_scores():
+    """Also where the label alone just fills the line: frames of one video are drawn one by one."""
+    frames, masks = scene(num_frames=1, num_masks=1)
+    for words in range(5, 60):
+        label = "i" * words + " ij"
+        shapes = {overlay(frames, masks, [label], [score], min_width=90).shape for score in (0.11, 0.48, 1.0)}
+        assert len(shapes) == 1
+
+
+def test_cutout_and_mask_picture():
+    frame = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    mask = np.zeros((5, 7), bool)
+    mask[1:3, 2:] = True
+    picture = np.asarray(cutout(frame, mask))
+    np.testing.assert_array_equal(picture[..., :3], frame)
+    np.testing.assert_array_equal(picture[..., 3], np.where(mask, 255, 0))
+    white = mask_picture(mask)
+    assert white.shape == (6, 8, 3) and white.dtype == np.uint8
+    np.testing.assert_array_equal(white[:5, :7, 1] == 255, mask)
+    assert white.sum() == 3 * 255 * mask.sum()
+
+
 def test_overlay_checks_its_shapes():
     frames, masks = scene()
     with pytest.raises(ValueError, match="masks must be bool of shape .*2, 4, 60, 90"):
@@ -60,6 +93,8 @@ def test_write_video_mistakes(tmp_path):
         write_video(tmp_path / "out.mp4", [], 10)
     with pytest.raises(ValueError, match="47 x 64 pixels: .* even sizes"):
         write_video(tmp_path / "out.mp4", np.zeros((2, 47, 64, 3), np.uint8), 10)
+    with pytest.raises(RuntimeError, match="of the caller"), VideoWriter(tmp_path / "empty.mp4", 10):
+        raise RuntimeError("of the caller")  # and not of a file without frames
     with pytest.raises(ValueError, match="frame 1 for .* has shape"):
         write_video(tmp_path / "out.mp4", [np.zeros((48, 64, 3), np.uint8), np.zeros((48, 60, 3), np.uint8)], 10)
 
