@@ -1,0 +1,108 @@
+"""scripts/benchmark.py: operations against counts by hand and published ones, limits, printed tables."""
+
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import tiny_config, tiny_sections
+from torch import nn
+
+from modeling_cvls import CVLSConfig
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+from benchmark import BACKBONE, CLIPSEG, CVLS, FLOPS_LIMITS, Setting, count_flops, flops_of, main, take_turns  # noqa: E402
+
+
+def test_operations_of_a_convolution():
+    convolution = nn.Conv2d(3, 8, 5, stride=2, padding=2, bias=False)
+    flops = count_flops(lambda: convolution(torch.zeros(2, 3, 12, 20)))
+    assert flops["Global"] == 2 * (2 * 6 * 10) * 8 * (3 * 5 * 5)  # a multiply-add a tap, at each output
+
+
+def test_operations_of_the_contrastive_head():
+    sentences, frames, height, width = 3, 4, 64, 96
+    config = tiny_config()
+    setting = Setting(config, 1, height, width)
+    flops = flops_of(setting, [sentences])[CVLS, sentences]["Global"]
+    without = flops_of(setting._replace(config=tiny_config(contrast_weight=0)), [sentences])[CVLS, sentences]["Global"]
+
+    pixels, tokens = frames * height * width // 4**2, frames * height * width // config.token_stride**2
+    size = config.contrast_size
+    multiply_adds = (
+        pixels * config.pixel_size * size  # the projection of the pixels, shared by all sentences
+        + sentences * (tokens + 1) * config.hidden_size * size  # of the fused tokens and of the sentences
+        + sentences * size * size  # the gate of the channel filter
+        + 2 * sentences * pixels * size  # lengths on the kept channels, and products with the sentence
+        + sentences * tokens * size  # the tokens' products with the sentence
+    )
+    # the lengths of the tokens may be a norm, or a matrix product as those of the pixels
+    assert flops - without in (2 * multiply_adds, 2 * (multiply_adds + sentences * tokens * size))
+
+
+def test_attention_is_counted():
+    """Tokens attend to each other: twice the frames, four times the operations of attention's two products."""
+
+    def flops(frames):
+        setting = Setting(tiny_config(num_frames=frames), 1, 64, 64)
+        return flops_of(setting, [1])[CVLS, 1]["Global"]
+
+    tokens, hidden = 64 // 8 * 64 // 8, tiny_config().hidden_size
+    # second difference over the frames: what grows in proportion to them falls out, the square stays
+    assert flops(6) - 2 * flops(4) + flops(2) == 2 * (2 * hidden) * (36 - 2 * 16 + 4) * tokens**2
+
+
+def test_default_model_keeps_the_limits_of_its_operations():
+    counts = flops_of(Setting(CVLSConfig()), list(FLOPS_LIMITS))
+    backbone = counts[BACKBONE, 0]["Global"]
+    # ResNet-50: 4.09e9 multiply-adds at 224 x 224 (torchvision's table), 2.05e6 of them in the classifier
+    published = 2 * (4.09e9 - 2.05e6) * 8 * 320 * 576 / 224**2
+    assert math.isclose(backbone, published, rel_tol=0.005)
+    for sentences, limit in FLOPS_LIMITS.items():
+        assert counts[CVLS, sentences]["Global"] <= limit * backbone
+    # ViT-B/16 at 352 x 352, 485 positions, 12 layers: the linear layers and the two products of attention
+    linear, attention = 12 * 485 * 12 * 768**2, 12 * 2 * 485**2 * 768
+    patches = 484 * 768 * 3 * 16**2
+    encoder = counts[CLIPSEG, 1]["CLIPSegForImageSegmentation.clip.vision_model"]
+    assert encoder == 8 * 2 * (linear + attention + patches)
+    assert counts[CLIPSEG, 8]["Global"] == 8 * counts[CLIPSEG, 1]["Global"]
+
+
+def test_models_take_turns():
+    ticks, order = iter(range(100)), []
+    calls = [lambda: order.append("a"), lambda: (order.append("b"), next(ticks))]
+    times = take_turns(calls, 3, torch.device("cpu"), lambda: next(ticks))
+    assert order[2:] == ["b", "a", "a", "b", "b", "a"]  # after each was called once
+    assert times.tolist() == [[1, 2]] * 3
+
+
+@pytest.fixture
+def config_file(tmp_path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    sections = tiny_sections(tmp_path)
+    sections["model"]["config"]["num_frames"] = 2
+    sections["training"]["output_dir"] = str(tmp_path)
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def test_script_prints_ratios(config_file, capsys):
+    main(["--part", "flops", "--config", str(config_file), "--sentences", "1", "3"])
+    rows = re.findall(r"\| (.+) \| (\d*) \| ([\d.]+) \| ([\d.]+) \|", capsys.readouterr().out)
+    assert [row[:2] for row in rows] == [(BACKBONE, ""), (CVLS, "1"), (CVLS, "3"), (CLIPSEG, "1"), (CLIPSEG, "3")]
+    ratios = [float(row[3]) for row in rows]
+    assert 1 == ratios[0] < ratios[1] < ratios[2]
+
+
+def test_script_measures_the_head(config_file, capsys):
+    try:
+        main(["--part", "head", "--config", str(config_file), "--repeats", "2"])
+    except SystemExit as stop:  # the tiny model's head takes more than its share
+        assert str(stop).startswith("missed: ")
+    output = capsys.readouterr().out
+    assert re.search(r"head in a training step \| [\d.]+ \| [-\d.]+ \| -?[\d.]+% \(.*\) \| 3% \|", output)
+    assert re.search(r"similarity in a forward pass \| .* \| 2% \|", output)
