@@ -48,11 +48,12 @@ class Ablation:
     Attributes:
         train: YAML file of scripts/train.py that all runs share.
         output: folder for everything written.
-        scenes: split -> number of videos of the look-alikes benchmark, made once in `<output>/dataset`.
-        test_splits: the splits that every run is tested on.
         seeds: of the runs; initial weights and data order follow from them.
         variants: name -> flags of scripts/train.py, as `model.config.contrast_weight: 0`.
         flags: of all runs, over what stands in `train`.
+        scenes: split -> number of videos of the look-alikes benchmark, made once in `<output>/dataset`.
+        dataset: folder or Hub name of a data set, in place of `scenes`.
+        test_splits: the splits that every run is tested on.
         comparisons: pairs [better, worse] of variants whose difference is reported, seed by seed.
         jobs: runs at a time.
         threads: threads of a run.
@@ -62,9 +63,10 @@ class Ablation:
 
     train: str
     output: str
-    scenes: dict[str, int]
     seeds: list[int]
     variants: dict[str, dict]
+    scenes: dict[str, int] = field(default_factory=dict)
+    dataset: str | None = None
     flags: dict = field(default_factory=dict)
     comparisons: list[list[str]] = field(default_factory=list)
     test_splits: list[str] = field(default_factory=lambda: ["test", "heldout"])
@@ -79,9 +81,11 @@ class Ablation:
         config = yaml.safe_load(Path(path).read_text())
         known = [f.name for f in fields(cls)]
         unknown = sorted(set(config) - set(known))
-        missing = [name for name in ("train", "output", "scenes", "seeds", "variants") if name not in config]
+        missing = [name for name in ("train", "output", "seeds", "variants") if name not in config]
         if unknown or missing:
             raise ValueError(f"{path}: unknown keys {unknown}, missing keys {missing}; there are {', '.join(known)}")
+        if ("scenes" in config) == ("dataset" in config):
+            raise ValueError(f"{path}: give either `scenes`, to make them, or the `dataset` to use")
         ablation = cls(**config)
         strangers = sorted(set(itertools.chain(*ablation.comparisons)) - set(ablation.variants))
         if strangers:
@@ -105,9 +109,10 @@ def call(arguments: list[str], log: Path, environment: dict[str, str] | None = N
 
 
 def make_dataset(ablation: Ablation) -> str:
-    """The look-alikes benchmark as a data set, made where it is not there yet; returns its folder."""
+    """The folder of the data: the config's data set, or the look-alikes benchmark, made where it is not there yet."""
+    if ablation.dataset:
+        return ablation.dataset
     folder = Path(ablation.output)
-    folder.mkdir(parents=True, exist_ok=True)
     dataset, raw, log = folder / "dataset", folder / "raw", folder / "dataset.log"
     if not (dataset / "README.md").exists():
         counts = [word for split, count in ablation.scenes.items() for word in (f"--{split}", str(count))]
@@ -259,6 +264,7 @@ def main() -> None:
             parser.error(f"--report-only: no run is done in {output / 'runs'}")
     else:
         started = output / "machine.json"
+        output.mkdir(parents=True, exist_ok=True)
         dataset = make_dataset(ablation)
         if not started.exists():
             started.write_text(json.dumps(machine(), indent=1))

@@ -193,8 +193,8 @@ def test_ref_davis17_as_published_results_are_computed(model, processor):
         model.pixel_query.weight.mul_(3)
         model.token_query.weight.mul_(3)
     rows = [
-        make_row("a", 3, (64, 64), [[0], [1], [0], [0], [1]], seed=4),
-        make_row("b", 4, (64, 96), [[1], [0], [1], [0]], annotated=[0, 1, 3], seed=5),
+        make_row("a", 3, (64, 64), [[0], [1], [0], [0], [1]], seed=6),
+        make_row("b", 4, (64, 96), [[1], [0], [1], [0]], annotated=[0, 1, 3], seed=7),
     ]
     objects = {"annotator 1": [], "annotator 2": [], "annotator 3": []}
     sentences = {"a": [[0, 1], [2, 4], [3]], "b": [[0, 1], [2, 3]]}
