@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import speed_metrics
 
@@ -64,6 +65,9 @@ class CVLSTrainer(Trainer):
     ) -> dict[str, Any]:
         """The metric on `eval_dataset` (default: the trainer's), flat, each key with the prefix."""
         start = time.time()
+        # each process has the batch statistics of its own last batches; those that are saved are the first one's
+        for buffer in self.model.buffers():
+            broadcast(buffer)
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         results = evaluate_segmenter(
             self.accelerator.unwrap_model(self.model),

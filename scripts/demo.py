@@ -184,7 +184,9 @@ def build_page(segmenter: CVLSPipeline, examples: list[tuple[str, list[str]]], a
                     components=["video"], samples=samples, type="index", label="Examples", elem_id="examples"
                 )
             with gr.Column():
-                drawn = gr.Video(label="Overlay", interactive=False, autoplay=True, loop=True, elem_id="overlay")
+                drawn = gr.Video(
+                    label="Overlay", interactive=False, autoplay=True, loop=True, height=420, elem_id="overlay"
+                )
                 table = gr.HTML(elem_id="scores")
                 with gr.Row():
                     save_video = gr.DownloadButton("Download the video", interactive=False, elem_id="save_video")

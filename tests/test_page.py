@@ -157,11 +157,15 @@ class Page:
 def page(server, tmp_path_factory):
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1280,1150"):
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1280,1500"):
         options.add_argument(f"--{argument}")
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     downloads = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    prefs = {
+        "download.default_directory": str(downloads),
+        "profile.default_content_setting_values.automatic_downloads": 1,
+    }
+    options.add_experimental_option("prefs", prefs)
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     try:
         page = Page(driver, server[0])
@@ -218,10 +222,9 @@ def test_overlay_plays_and_masks_are_the_pipelines(page, clips, checkpoint):
     assert played["duration"] == pytest.approx(3, abs=0.3)
     assert any("/12 frames" in text for text in page.driver.execute_script("return window.said"))
 
-    for name in ("video", "masks"):
-        page.click(f"#save_{name}")
-    names = "overlay.mp4", "masks.zip"
-    page.wait.until(lambda _: all((page.downloads / name).exists() for name in names))
+    for button, file in (("#save_video:enabled", "overlay.mp4"), ("#save_masks:enabled", "masks.zip")):
+        page.click(button)
+        page.wait.until(lambda _, path=page.downloads / file: path.exists(), f"{file} was not downloaded")
     segmenter = pipeline("video-language-segmentation", model=str(checkpoint), device="cpu")
     expected = segmenter(str(clips / "good.mp4"), SENTENCES)
     masks = np.stack([result["masks"] for result in expected])
