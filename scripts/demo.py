@@ -142,7 +142,7 @@ def similarity_maps(
     frames, shown = np.stack(pictures), window.index(frame)
     similarity = explain(model, segmenter.processor, frames, sentences).similarity[:, shown]
     colours = 255 * plt.get_cmap("RdBu_r")((similarity + 1) / 2)[..., :3]
-    maps = (0.75 * colours + 0.25 * frames[shown].mean(axis=-1, keepdims=True)).astype(np.uint8)
+    maps = (colours * (0.4 + 0.6 * frames[shown].mean(axis=-1, keepdims=True) / 255)).astype(np.uint8)
     return [(frames[shown], f"frame {frame}"), *zip(maps, sentences, strict=True)]
 
 
@@ -191,9 +191,10 @@ def build_page(segmenter: CVLSPipeline, examples: list[tuple[str, list[str]]], a
                 with gr.Row():
                     save_video = gr.DownloadButton("Download the video", interactive=False, elem_id="save_video")
                     save_masks = gr.DownloadButton("Download the masks", interactive=False, elem_id="save_masks")
-                seconds = gr.Slider(0, args.max_seconds, 0, step=0.01, label="at this second", elem_id="second")
-                look = gr.Button("Show the similarity maps", elem_id="look")
-                maps = gr.Gallery(label="Similarity: red alike, blue unlike", columns=2, elem_id="maps")
+        with gr.Row(equal_height=True):
+            seconds = gr.Slider(0, args.max_seconds, 0, step=0.01, label="at this second", elem_id="second")
+            look = gr.Button("Show the similarity maps", elem_id="look")
+        maps = gr.Gallery(label="Similarity: red alike, blue unlike", columns=4, height="auto", elem_id="maps")
 
         def arranged(texts: list[str]) -> list:
             """What shows `texts`, and no other boxes."""
@@ -227,12 +228,13 @@ def build_page(segmenter: CVLSPipeline, examples: list[tuple[str, list[str]]], a
                 except BaseException:
                     shutil.rmtree(folder)
                     raise
+            length = len(reader) / reader.fps
             return {
                 drawn: video,
                 table: scores,
                 save_video: gr.DownloadButton(value=video, interactive=True),
                 save_masks: gr.DownloadButton(value=masks, interactive=True),
-                seconds: gr.Slider(maximum=round(len(reader) / reader.fps, 2)),
+                seconds: gr.Slider(maximum=round(length, 2), value=round(length / 2, 2)),
             }
 
         def show_maps(values: dict) -> list[tuple[np.ndarray, str]]:
