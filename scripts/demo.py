@@ -171,7 +171,7 @@ def build_page(segmenter: CVLSPipeline, examples: list[tuple[str, list[str]]], a
                 for number in range(1, MAX_SENTENCES + 1):
                     with gr.Row(visible=number <= 2, equal_height=True) as row:
                         text = f"sentence {number}"
-                        boxes.append(gr.Textbox(placeholder=text, container=False, scale=8, max_length=500))
+                        boxes.append(gr.Textbox(label=text, placeholder=text, container=False, scale=8, max_length=500))
                         removers.append(gr.Button("Remove", size="sm", min_width=80, elem_id=f"remove_{number}"))
                     rows.append(row)
                 add = gr.Button("Add a sentence", size="sm", elem_id="add")
