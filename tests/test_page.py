@@ -2,7 +2,7 @@
 the page.
 
 PAGE_MODEL (a folder) and PAGE_SCREENSHOT (a png file) make the picture in docs/ with a trained model:
-PAGE_MODEL=outputs/demo/checkpoint PAGE_SCREENSHOT=docs/page.png python -m pytest tests/test_page.py
+PAGE_MODEL=outputs/demo/checkpoint PAGE_SCREENSHOT=docs/page.png python -m pytest tests/test_page.py -k example
 """
 
 import io
