@@ -1,11 +1,17 @@
-"""Several CPU processes from `accelerate launch --cpu --num_processes N`."""
+"""How the scripts start: several processes, also on CPUs, and the checkpoint that they are given."""
 
 import os
 import sys
+from datetime import timedelta
+from pathlib import Path
 
 import psutil
+import torch
+from accelerate import PartialState
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import parse_flag_from_env
+from transformers import AutoConfig
 
 
 def start_cpu_processes() -> None:
@@ -36,3 +42,20 @@ def start_cpu_processes() -> None:
         del os.environ[name]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
     os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
+
+
+def process_state() -> PartialState:
+    """Joins the processes. Accelerate joins those on CPUs only if told so, and they wait for the slowest one, which may
+    have long videos."""
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=cpu, timeout=timedelta(days=1))
+
+
+def check_checkpoint(name: str, argument: str) -> None:
+    """Raises FileNotFoundError or ValueError, naming the argument, where `name` is a folder that does not exist or
+    holds another model. Transformers would look for the first on the Hub, and load the second."""
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise FileNotFoundError(f"{argument} {name}: there is no such folder")
+    model_type = AutoConfig.from_pretrained(name).model_type
+    if model_type != "cvls":
+        raise ValueError(f"{argument} {name} holds a model of type {model_type}; one of type cvls was expected")

@@ -554,12 +554,12 @@ class CVLSModel(CVLSPreTrainedModel):
     ):  # fmt: skip
         """The unweighted parts of the loss whose weight is not 0, in float32; shapes as in `forward`."""
         referents = referents & sentence_mask[..., None]
-        chosen = referents.to(torch.float32)
+        chosen, instances = referents.to(torch.float32), instance_masks.to(torch.float32)
         # a pair's truth is known where all its referents are annotated; without referents, in every annotated frame
         unknown = torch.einsum("bkm,btm->bkt", chosen, (~annotated_instances).to(torch.float32)) > 0
         pair_mask = annotated_frames[:, None] & ~unknown & sentence_mask[..., None]
         size = instance_masks.shape[-2:]
-        truth = torch.einsum("bkm,btmhw->bkthw", chosen, instance_masks.to(torch.float32)) > 0
+        truth = torch.einsum("bkm,btmhw->bkthw", chosen, instances) > 0
         pixel_mask = self._pixel_mask(frame_sizes, mask_logits, size)
         full_logits = F.interpolate(mask_logits.float().flatten(0, 1), size=size, mode="bilinear").view(truth.shape)
         bce, dice = mask_losses(full_logits, truth, pair_mask, pixel_mask)
@@ -570,7 +570,7 @@ class CVLSModel(CVLSPreTrainedModel):
         }
         if embeddings is not None:
             grid = mask_logits.shape[-2:]
-            masks = F.interpolate(instance_masks.float().flatten(0, 1), size=grid, mode="area") >= 0.5
+            masks = F.interpolate(instances.flatten(0, 1), size=grid, mode="area") >= 0.5
             regions = regions_of(masks.view(*instance_masks.shape[:3], *grid), annotated_instances, annotated_frames)
             regions = regions & (self._pixel_mask(frame_sizes, mask_logits, grid).flatten(1)[:, None, None])
             referred = F.pad(referents, (0, 1))  # the background is never referred to

@@ -21,13 +21,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import matplotlib
 import torch
 import yaml
 from tqdm import tqdm
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from modeling_cvls.synthetic import KINDS
+from modeling_cvls.visualisation import plt  # its matplotlib needs no display
 
 SCRIPTS = Path(__file__).resolve().parent
 #: name in a table -> where it stands in what eval.py writes
@@ -37,7 +36,6 @@ METRICS = {
     "P@0.5": "precision@0.5",
     "accuracy": "referent_accuracy",
 }
-KINDS = ("appearance", "spatial", "temporal", "several")
 NO_REFERENT = "rightly empty"
 
 

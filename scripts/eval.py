@@ -8,18 +8,14 @@ their servers take: `--protocol refer_youtube_vos --submission FOLDER` or
 import argparse
 import json
 import sys
-from datetime import timedelta
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from datasets import load_dataset
 from transformers import AutoProcessor
 
 from modeling_cvls import CVLSModel
 from modeling_cvls.evaluation import PROTOCOLS, evaluate_segmenter, note_on_frames, results_table
-from modeling_cvls.launch import start_cpu_processes
+from modeling_cvls.launch import process_state, start_cpu_processes
 
 #: The split that results of a benchmark are published on.
 SPLITS = {"a2d": "test", "jhmdb": "test", "ref_davis17": "valid", "refer_youtube_vos": "valid", "mevis": "valid_u"}
@@ -58,9 +54,7 @@ def main() -> None:
         threshold = 0.0 if arguments.protocol else 0.5
     protocol = arguments.protocol or "a2d"
 
-    # Accelerate joins processes on CPUs only if told so. They wait for the slowest one, which may have long videos.
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(cpu=cpu, timeout=timedelta(days=1))
+    state = process_state()
     model = CVLSModel.from_pretrained(arguments.model).to(state.device)
     processor = AutoProcessor.from_pretrained(arguments.model)
     dataset = load_dataset(arguments.dataset, split=arguments.split or SPLITS[protocol])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import load_dataset
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoProcessor
 
 from modeling_cvls import CVLSModel, FrameReader
 from modeling_cvls.data import check_dataset, read_frames, read_masks
@@ -24,6 +24,7 @@ from modeling_cvls.explanation import (
     similarity_in_instances,
     window_around,
 )
+from modeling_cvls.launch import check_checkpoint
 from modeling_cvls.visualisation import COLOURS, plt  # its matplotlib needs no display
 
 TILE = 1.95  # of the pictures: inches wide
@@ -87,11 +88,6 @@ class Segmenter:
     """A model with its processor and the name that the picture gives it."""
 
     def __init__(self, folder: str, name: str | None):
-        if not Path(folder).is_dir() and (folder.startswith((".", "/", "~")) or folder.count("/") > 1):
-            raise FileNotFoundError(f"{folder}: there is no such folder")
-        model_type = AutoConfig.from_pretrained(folder).model_type
-        if model_type != "cvls":
-            raise ValueError(f"{folder} holds a model of type {model_type}; one of type cvls was expected")
         self.model = CVLSModel.from_pretrained(folder).float().eval()
         self.processor = AutoProcessor.from_pretrained(folder)
         self.name = name or Path(folder).name
@@ -240,8 +236,10 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
     sheet = Sheet(2 * MARGIN + len(heads) * (TILE + GAP) - GAP + (0.1 if values is not None else 0), sheet_height)
     columns = [MARGIN + i * (TILE + GAP) for i in range(len(heads))]
 
-    truth_known = any(clip.truth(sentence) is not None for sentence in range(count))
-    title = f"{clip.title}, frames {window[0]} to {window[-1]}" + (". White outline: the truth" if truth_known else "")
+    truths = [clip.truth(sentence) for sentence in range(count)]
+    title = f"{clip.title}, frames {window[0]} to {window[-1]}"
+    if any(truth is not None for truth in truths):
+        title += ". White outline: the truth"
     sheet.text(MARGIN, MARGIN - 0.08, title, size=10, weight="bold")
     for x, (head, note) in zip(columns, heads, strict=True):
         sheet.text(x, MARGIN + 0.28, shorten(head, TILE, 8.5), size=8.5)
@@ -249,7 +247,7 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
 
     report = []
     for k, sentence in enumerate(clip.sentences[:count]):
-        y, colour, truth = top + k * row_height, colour_of(k), clip.truth(k)
+        y, colour, truth = top + k * row_height, colour_of(k), truths[k]
         patch = sheet.axes(MARGIN, y + 0.02, 0.13, 0.13)
         patch.set(xticks=[], yticks=[], facecolor=colour)
         patch.spines[:].set_visible(False)
@@ -397,6 +395,9 @@ def main(arguments: list[str] | None = None) -> None:
             clip = clip_of_row(dataset[index], args.frame, args.num_sentences)
         else:
             clip = clip_of_video(args.video, args.sentences, args.frame)
+        check_checkpoint(args.model, "--model")
+        if args.compare:
+            check_checkpoint(args.compare, "--compare")
         names = [*args.names, None, None]
         segmenter = Segmenter(args.model, names[0])
         other = Segmenter(args.compare, names[1]) if args.compare else None

@@ -14,19 +14,17 @@ import re
 import shutil
 import sys
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
-from transformers import AutoConfig, pipeline
+from transformers import pipeline
 
 import modeling_cvls  # noqa: F401  registers the model, the processor and the pipeline
 from modeling_cvls.frame_reader_cvls import FrameReader, frame_files
-from modeling_cvls.launch import start_cpu_processes
+from modeling_cvls.launch import check_checkpoint, process_state, start_cpu_processes
 from modeling_cvls.visualisation import VideoWriter, cutout, mask_picture, overlay
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
@@ -41,9 +39,14 @@ def videos_in(folder: Path) -> list[Path]:
     return sorted(files)
 
 
+def folders_of(output: Path) -> tuple[Path, Path]:
+    """Where the cut-outs and the mask videos go for a video whose overlay is `output`."""
+    return output.with_name(f"{output.stem}_cutouts"), output.with_name(f"{output.stem}_masks")
+
+
 def outputs_of(output: Path, args: argparse.Namespace) -> list[Path]:
     """What is written for a video whose overlay is `output`; the overlay, which comes last, says that all is there."""
-    cutouts, masks = output.with_name(f"{output.stem}_cutouts"), output.with_name(f"{output.stem}_masks")
+    cutouts, masks = folders_of(output)
     return [*([cutouts] if args.cutouts else []), *([masks] if args.masks else []), output]
 
 
@@ -80,9 +83,7 @@ def segment_video(segmenter, source: str | Path, output: Path, args: argparse.Na
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     names = [name_of(number, sentence) for number, sentence in enumerate(args.sentences)]
-    *extras, _ = finished = outputs_of(output, args)
-    for folder in extras:
-        (partial / folder.name).mkdir()
+    finished, (cutouts, mask_videos) = outputs_of(output, args), folders_of(partial / output.name)
     fps = reader.fps if args.fps is None else min(args.fps, reader.fps)
     count, scores, shares = 0, np.zeros(len(names)), np.zeros(len(names))
     try:
@@ -91,17 +92,16 @@ def segment_video(segmenter, source: str | Path, output: Path, args: argparse.Na
             masks = {}
             for name in names:
                 if args.cutouts:
-                    (partial / f"{output.stem}_cutouts" / name).mkdir()
+                    (cutouts / name).mkdir(parents=True)
                 if args.masks:
-                    path = partial / f"{output.stem}_masks" / f"{name}.mp4"
-                    masks[name] = stack.enter_context(VideoWriter(path, fps))
+                    mask_videos.mkdir(exist_ok=True)
+                    masks[name] = stack.enter_context(VideoWriter(mask_videos / f"{name}.mp4", fps))
             for result in results:
                 frame, found = result["frame"], result["masks"]
                 drawn.write(overlay(frame[None], found[:, None], args.sentences, result["scores"])[0])
                 for name, mask in zip(names, found, strict=True):
                     if args.cutouts:
-                        path = partial / f"{output.stem}_cutouts" / name / f"{result['frame_index']:05d}.png"
-                        cutout(frame, mask).save(path)
+                        cutout(frame, mask).save(cutouts / name / f"{result['frame_index']:05d}.png")
                     if args.masks:
                         masks[name].write(mask_picture(mask))
                 count += 1
@@ -195,15 +195,10 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"--output {args.output} is a file; a folder of videos takes a folder")
         if args.output.exists() and folder.exists() and args.output.samefile(folder):
             raise ValueError(f"--output {args.output} is the video itself: give another name")
-        if not Path(args.model).is_dir() and (args.model.startswith((".", "/", "~")) or args.model.count("/") > 1):
-            raise FileNotFoundError(f"--model {args.model}: there is no such folder")
-        model_type = AutoConfig.from_pretrained(args.model).model_type
-        if model_type != "cvls":
-            raise ValueError(f"--model {args.model} holds a model of type {model_type}; one of type cvls was expected")
+        check_checkpoint(args.model, "--model")
         device, state = args.device, None
         if videos:
-            cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-            state = PartialState(cpu=cpu, timeout=timedelta(days=1))  # others may have long videos
+            state = process_state()
             device = device or state.device
             args.output.mkdir(parents=True, exist_ok=True)
             with state.main_process_first():

@@ -254,8 +254,9 @@ def _rivals(rng: np.random.Generator, held_out: bool) -> list[dict[str, str]]:
         objects = [first, dict(first), dict(first)]
         if contested != "place":
             others = [value for value in ATTRIBUTES[contested] if value != first[contested]]
-            # of sizes there are two: the two rivals of the one share the other
-            for rival, value in zip(objects[1:], rng.permutation(others * (3 - len(others[:2]))), strict=False):
+            if len(others) == 1:  # of sizes there are two: the two rivals of the one share the other
+                others *= 2
+            for rival, value in zip(objects[1:], rng.permutation(others), strict=False):
                 rival[contested] = str(value)
         for _ in range(int(rng.integers(1, 3))):
             other = dict(objects[rng.integers(3)])
