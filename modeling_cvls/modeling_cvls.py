@@ -16,9 +16,11 @@ from transformers.utils import ModelOutput
 from .configuration_cvls import CVLSConfig
 from .hub_cvls import push_card
 from .loss_cvls import (
+    batch_contrast,
     channel_filter,
     contrastive_loss,
     hard_positions,
+    instance_contrast,
     mask_losses,
     presence_loss,
     regions_of,
@@ -34,7 +36,8 @@ class CVLSOutput(ModelOutput):
         presence_logits: (B, K) logits of "this clip contains a referent of this sentence".
         similarity: (B, K, T, H/4, W/4) in [-1, 1], the contrast's similarity of each position to the sentence; None
             where the contrast is switched off.
-        losses: the unweighted parts of the loss: bce, dice, presence, contrast.
+        losses: the unweighted parts of the loss: bce, dice, presence, contrast, instance_contrast,
+            batch_contrast.
     """
 
     loss: torch.FloatTensor | None = None
@@ -322,6 +325,44 @@ class CVLSContrast(nn.Module):
         return CVLSEmbeddings(pixels, lengths, tokens, F.normalize(sentence * channels, dim=-1), channels)
 
 
+class CVLSChoice(NamedTuple):
+    """What the similarity chooses for each sentence."""
+
+    logits: torch.Tensor  # (B, K, T, h4, w4), s / tau
+    of_frame: torch.Tensor  # (B, K, T, C), the tokens chosen in each frame
+    of_clip: torch.Tensor  # (B, K, C), those chosen in the whole clip
+    similarity: torch.Tensor  # (B, K), s / tau of what is chosen in the clip
+
+
+class CVLSAlignment(nn.Module):
+    """What is contrasted across the clips of a batch: sentences and objects, before they meet; for training only."""
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__()
+        self.project_pixels = nn.Linear(config.pixel_size, config.contrast_size)
+        self.project_tokens = nn.Linear(config.hidden_size, config.contrast_size)
+        self.project_sentence = nn.Linear(config.hidden_size, config.contrast_size)
+
+    def forward(
+        self, pixels: torch.Tensor, tokens: torch.Tensor, sentence: torch.Tensor, instance_masks: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            pixels: (B, T, pixel_size, h4, w4).
+            tokens: (B, T, h, w, hidden_size), not fused.
+            sentence: (B, K, hidden_size), not fused.
+            instance_masks: (B, T, M, H, W) float, 0 where an instance is not annotated.
+
+        Returns:
+            Sentences (B, K, D) and objects (B, M, D), normalised. An object is the mean of where it is in the clip.
+        """
+        objects = F.normalize(self.project_pixels(_mean_inside(pixels, instance_masks)), dim=-1)
+        objects = objects + F.normalize(
+            self.project_tokens(_mean_inside(tokens.movedim(-1, 2), instance_masks)), dim=-1
+        )
+        return F.normalize(self.project_sentence(sentence), dim=-1), F.normalize(objects, dim=-1)
+
+
 class CVLSPreTrainedModel(PreTrainedModel):
     config_class = CVLSConfig
     base_model_prefix = "model"
@@ -358,6 +399,8 @@ class CVLSPreTrainedModel(PreTrainedModel):
             init.constant_(module.mask_bias, -2.0)
             if hasattr(module, "similarity_scale"):
                 init.ones_(module.similarity_scale)
+                # at s / tau itself most of a choice would fall on the background, which has the most positions
+                init.constant_(module.choice_sharpness, 3.0)
 
 
 class CVLSModel(CVLSPreTrainedModel):
@@ -383,9 +426,14 @@ class CVLSModel(CVLSPreTrainedModel):
             # drawn aside, so that all other weights start alike with and without the contrast
             with torch.random.fork_rng(devices=[]):
                 self.contrast = CVLSContrast(config)
+                if config.batch_contrast_weight > 0:
+                    self.alignment = CVLSAlignment(config)
                 if config.similarity_in_masks:
-                    self.chosen_query = nn.Linear(config.hidden_size, config.hidden_size)
+                    self.frame_query = nn.Linear(config.hidden_size, config.hidden_size)
+                    self.clip_query = nn.Linear(config.hidden_size, config.hidden_size)
+                    self.presence_query = nn.Linear(config.hidden_size + 1, config.hidden_size)
                     self.similarity_scale = nn.Parameter(torch.zeros(()))
+                    self.choice_sharpness = nn.Parameter(torch.zeros(()))
         self.post_init()
 
     @classmethod
@@ -460,6 +508,7 @@ class CVLSModel(CVLSPreTrainedModel):
 
         pixels, tokens, token_mask = self.see(pixel_values_videos, frame_mask, frame_sizes)
         words, sentence = self.read(input_ids, attention_mask)
+        unfused = (pixels, tokens, sentence)
         tokens, sentence = self.fuse(tokens, token_mask, words, attention_mask.bool(), sentence)
         if frame_sizes is not None:
             tokens = _extend_edges(tokens.movedim(-1, 2), frame_sizes // self.config.token_stride).movedim(2, -1)
@@ -468,10 +517,13 @@ class CVLSModel(CVLSPreTrainedModel):
         if self.config.contrast_weight > 0:
             embeddings = self.contrast(pixels, tokens, sentence)
             similarity = embeddings.similarity()
-        mask_logits = self.draw(pixels, tokens, token_mask, sentence, similarity)
+        choice = None
+        if similarity is not None and self.config.similarity_in_masks:
+            choice = self.choose(tokens, token_mask, similarity)
+        mask_logits = self.draw(pixels, tokens, sentence, choice)
         if frame_sizes is not None:
             mask_logits = _extend_edges(mask_logits, frame_sizes // 4)
-        presence_logits = self.presence(sentence)[..., 0]
+        presence_logits = self.judge(sentence, choice)
 
         loss = losses = None
         if referents is not None:
@@ -480,7 +532,7 @@ class CVLSModel(CVLSPreTrainedModel):
             if annotated_instances is None:
                 annotated_instances = annotated_frames[..., None].expand(instance_masks.shape[:3])
             losses = self.losses(
-                mask_logits, presence_logits, similarity, embeddings, frame_sizes, sentence_mask,
+                mask_logits, presence_logits, similarity, embeddings, unfused, frame_sizes, sentence_mask,
                 instance_masks, annotated_frames & frame_mask, annotated_instances, referents,
             )  # fmt: skip
             loss = sum(getattr(self.config, f"{name}_weight") * value for name, value in losses.items())
@@ -529,27 +581,46 @@ class CVLSModel(CVLSPreTrainedModel):
         tokens = self.norm_tokens(tokens).view(batch, sentences, *grid, -1)
         return tokens, self.norm_sentence(sentence).view(batch, sentences, -1)
 
-    def draw(self, pixels, tokens, token_mask, sentence, similarity):
+    def choose(self, tokens, token_mask, similarity):
+        """What the contrast finds most similar to each sentence, in a frame and in the whole clip."""
+        logits = similarity / self.config.temperature
+        of_tokens = F.interpolate(logits.flatten(1, 2), size=tokens.shape[3:5], mode="area").view(tokens.shape[:5])
+        weights = (self.choice_sharpness * of_tokens).masked_fill(
+            ~token_mask[:, None], torch.finfo(of_tokens.dtype).min
+        )
+        of_clip = weights.flatten(2).softmax(dim=-1)
+        return CVLSChoice(
+            logits,
+            torch.einsum("bktp,bktpc->bktc", weights.flatten(3).softmax(dim=-1), tokens.flatten(3, 4)),
+            torch.einsum("bkp,bkpc->bkc", of_clip, tokens.flatten(2, 4)),
+            (of_clip * of_tokens.flatten(2)).sum(dim=-1),
+        )
+
+    def draw(self, pixels, tokens, sentence, choice):
         """Mask logits (B, K, T, H/4, W/4): the similarity chooses the object, a query of it draws its outline.
 
-        In each frame the tokens that the contrast finds similar join the sentence in its query. The coarse part is
-        upsampled as a map of logits, so that no stride-4 features exist once a sentence.
+        What is chosen in the frame, and in the whole clip, so that one object is meant in all frames, joins the
+        sentence in its query. The coarse part is upsampled as a map of logits, so that no stride-4 features exist once
+        a sentence.
         """
         query = sentence[:, :, None].expand(-1, -1, tokens.shape[2], -1)
-        chosen = None
-        if similarity is not None and self.config.similarity_in_masks:
-            chosen = similarity / self.config.temperature
-            of_tokens = F.interpolate(chosen.flatten(1, 2), size=tokens.shape[3:5], mode="area").view(tokens.shape[:5])
-            of_tokens = of_tokens.masked_fill(~token_mask[:, None], torch.finfo(chosen.dtype).min)
-            weights = of_tokens.flatten(3).softmax(dim=-1)
-            query = query + self.chosen_query(torch.einsum("bktp,bktpc->bktc", weights, tokens.flatten(3, 4)))
+        if choice is not None:
+            query = query + self.frame_query(choice.of_frame) + self.clip_query(choice.of_clip)[:, :, None]
         fine = torch.einsum("btchw,bktc->bkthw", pixels, self.pixel_query(query)) * pixels.shape[2] ** -0.5
         coarse = torch.einsum("bkthwc,bktc->bkthw", tokens, self.token_query(query)) * tokens.shape[-1] ** -0.5
         mask_logits = fine + _upsample(coarse[:, :, :, None], fine.shape[-2:])[:, :, :, 0] + self.mask_bias
-        return mask_logits if chosen is None else mask_logits + self.similarity_scale * chosen
+        return mask_logits if choice is None else mask_logits + self.similarity_scale * choice.logits
+
+    def judge(self, sentence, choice):
+        """Presence logits (B, K), from the sentence that has seen the clip and from what was chosen. The choice learns
+        nothing from them: nearly every sentence has a referent, and any choice would do for those."""
+        if choice is not None:
+            found = torch.cat([choice.of_clip, choice.similarity[..., None]], dim=-1)
+            sentence = sentence + self.presence_query(found.detach())
+        return self.presence(sentence)[..., 0]
 
     def losses(
-        self, mask_logits, presence_logits, similarity, embeddings, frame_sizes, sentence_mask,
+        self, mask_logits, presence_logits, similarity, embeddings, unfused, frame_sizes, sentence_mask,
         instance_masks, annotated_frames, annotated_instances, referents,
     ):  # fmt: skip
         """The unweighted parts of the loss whose weight is not 0, in float32; shapes as in `forward`."""
@@ -581,6 +652,19 @@ class CVLSModel(CVLSPreTrainedModel):
                 embeddings.sentence, embeddings.pool(weights), regions.any(dim=-1), referred,
                 self.config.temperature, self.config.across_frames,
             )  # fmt: skip
+            if self.config.instance_contrast_weight > 0:
+                pixels = F.normalize(embeddings.pixels.flatten(3), dim=2)
+                losses["instance_contrast"] = instance_contrast(
+                    pixels, regions, self.config.temperature, self.config.across_frames
+                )
+            if self.config.batch_contrast_weight > 0:
+                known = instances * (annotated_instances & annotated_frames[..., None])[..., None, None]
+                sentences, objects = self.alignment(*unfused, known)
+                losses["batch_contrast"] = batch_contrast(
+                    sentences.flatten(0, 1).float(), objects.flatten(0, 1).float(),
+                    torch.block_diag(*referents.to(torch.float32)) > 0,
+                    sentence_mask.flatten(), (known.sum(dim=(1, 3, 4)) > 0).flatten(), self.config.temperature,
+                )  # fmt: skip
         return losses
 
     @staticmethod
@@ -623,6 +707,14 @@ def _backbone_of(config: CVLSConfig) -> nn.Module:
 
 def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return maps if maps.shape[-2:] == tuple(size) else F.interpolate(maps, size=tuple(size), mode="bilinear")
+
+
+def _mean_inside(features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Features (B, T, C, h, w) and masks (B, T, M, H, W) of 0 and 1 -> their mean over each mask in all frames
+    (B, M, C); 0 where there is none."""
+    weights = F.interpolate(masks.flatten(0, 1), size=features.shape[-2:], mode="area").view(*masks.shape[:3], -1)
+    weights = weights / weights.sum(dim=(1, 3), keepdim=True).clamp(min=1e-6)
+    return torch.einsum("btmp,btcp->bmc", weights.to(features.dtype), features.flatten(3))
 
 
 def _extend_edges(maps: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:

@@ -58,15 +58,16 @@ def test_output_shapes(make_model):
     assert output.mask_logits.shape == output.similarity.shape == (2, 5, 3, 16, 24)
     assert output.presence_logits.shape == (2, 5)
     assert output.similarity.abs().max() <= 1 + 1e-6
-    assert set(output.losses) == {"bce", "dice", "presence", "contrast"}
+    assert set(output.losses) == {"bce", "dice", "presence", "contrast", "instance_contrast", "batch_contrast"}
 
 
 def test_loss_is_the_weighted_sum(make_model):
-    model = make_model(bce_weight=2.0, dice_weight=3.0, presence_weight=0.25, contrast_weight=0.5)
+    weights = {"bce": 2.0, "dice": 3.0, "presence": 0.25, "contrast": 0.5}
+    weights |= {"instance_contrast": 0.125, "batch_contrast": 1.5}
+    model = make_model(**{f"{name}_weight": weight for name, weight in weights.items()})
     output = model(**random_batch())
     parts = {name: value.item() for name, value in output.losses.items()}
-    expected = 2 * parts["bce"] + 3 * parts["dice"] + 0.25 * parts["presence"] + 0.5 * parts["contrast"]
-    assert output.loss.item() == pytest.approx(expected, rel=1e-6)
+    assert output.loss.item() == pytest.approx(sum(weights[name] * parts[name] for name in parts), rel=1e-6)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -205,7 +206,13 @@ def test_dropped_channels_do_nothing(make_model):
 def test_the_contrast_changes_no_other_weight_at_the_start(make_model):
     """Runs of an ablation start alike: what the baseline has too is drawn alike."""
     full, baseline = make_model().state_dict(), make_model(contrast_weight=0).state_dict()
-    own = {name for name in full if name.startswith(("contrast.", "chosen_query.", "similarity_scale"))}
+    own = {
+        name
+        for name in full
+        if name.startswith(
+            ("contrast.", "alignment.", "frame_query.", "clip_query.", "presence_query.", "similarity_scale", "choice_")
+        )
+    }
     assert own and set(full) - set(baseline) == own
     for name, value in baseline.items():
         assert torch.equal(value, full[name]), name
@@ -216,8 +223,11 @@ def test_switches_are_a_matter_of_the_config(make_model):
     full = make_model()(**batch)
     baseline = make_model(contrast_weight=0)
     output = baseline(**batch)
-    assert output.similarity is None and "contrast" not in output.losses
-    assert not any(name.startswith(("contrast", "chosen", "similarity")) for name, _ in baseline.named_parameters())
+    assert output.similarity is None and set(output.losses) == {"bce", "dice", "presence"}
+    parts = ("contrast", "alignment", "frame_query", "clip_query", "presence_query", "similarity", "choice")
+    assert not any(name.startswith(parts) for name, _ in baseline.named_parameters())
+    for part in ("instance_contrast", "batch_contrast"):
+        assert part not in make_model(**{f"{part}_weight": 0})(**batch).losses
     for changes in (
         {"channel_filter": False},
         {"hard_instances": False},
@@ -227,7 +237,6 @@ def test_switches_are_a_matter_of_the_config(make_model):
     ):
         changed = make_model(**changes)(**batch)
         assert changed.losses["contrast"].item() != pytest.approx(full.losses["contrast"].item(), rel=1e-4), changes
-        assert changed.losses["presence"].item() == full.losses["presence"].item()
     assert not torch.equal(make_model(similarity_in_masks=False)(**batch).mask_logits, full.mask_logits)
 
 
