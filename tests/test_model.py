@@ -203,6 +203,57 @@ def test_dropped_channels_do_nothing(make_model):
         torch.testing.assert_close(changed, result, rtol=0, atol=1e-6)
 
 
+def test_objects_of_the_batch_contrast_are_means_of_where_they_are(make_model):
+    """Plain loops over two instances, one of them annotated in one frame only, on a grid that divides the masks'."""
+    head = make_model().alignment.double()
+    generator = torch.Generator().manual_seed(5)
+    pixels, tokens, sentence = (x.double() for x in head_inputs(1, generator))
+    tokens = tokens[:, 0]
+    blocks = torch.rand(2, 2, 2, 4, 6, generator=generator) > 0.5  # whole coarse cells: means are then plain means
+    blocks[1, 1, 0] = False
+    masks = blocks.repeat_interleave(8, dim=-2).repeat_interleave(8, dim=-1).double()
+    sentences, objects = head(pixels, tokens, sentence, masks)
+
+    def unit(x):
+        return x / x.norm()
+
+    for b in range(2):
+        torch.testing.assert_close(sentences[b, 0], unit(head.project_sentence(sentence[b, 0])))
+        for m in range(2):
+            fine, coarse = [], []
+            for t, y, x in torch.nonzero(blocks[b, :, m]).tolist():
+                coarse.append(tokens[b, t, y, x])
+                fine += [pixels[b, t, :, 2 * y + i, 2 * x + j] for i in (0, 1) for j in (0, 1)]
+            mean = unit(head.project_pixels(sum(fine) / len(fine))) + unit(
+                head.project_tokens(sum(coarse) / len(coarse))
+            )
+            torch.testing.assert_close(objects[b, m], unit(mean))
+
+
+def test_what_is_chosen_is_the_most_similar_token_of_the_frame_and_of_the_clip(make_model):
+    model = make_model()
+    model.choice_sharpness.data.fill_(50.0)
+    generator = torch.Generator().manual_seed(6)
+    tokens = torch.randn(1, 1, 3, 2, 2, 16, generator=generator)
+    similarity = torch.zeros(1, 1, 3, 4, 4)
+    similarity[0, 0, 0, :2, 2:] = 0.5  # token (0, 1) of frame 0
+    similarity[0, 0, 1, 2:, :2] = 0.9  # token (1, 0) of frame 1
+    similarity[0, 0, 2, 2:, 2:] = 1.0  # a padding frame
+    token_mask = torch.tensor([True, True, False])[None, :, None, None].expand(1, 3, 2, 2)
+    choice = model.choose(tokens, token_mask, similarity)
+    torch.testing.assert_close(choice.of_frame[0, 0, :2], torch.stack([tokens[0, 0, 0, 0, 1], tokens[0, 0, 1, 1, 0]]))
+    torch.testing.assert_close(choice.of_clip[0, 0], tokens[0, 0, 1, 1, 0])
+    assert choice.similarity.item() == pytest.approx(0.9 / model.config.temperature, rel=1e-5)
+
+
+def test_presence_does_not_move_the_choice(make_model):
+    model = make_model().train()
+    model(**random_batch()).losses["presence"].backward()
+    assert model.presence_query.weight.grad.any()
+    for name, parameter in model.contrast.named_parameters():
+        assert parameter.grad is None or not parameter.grad.any(), name
+
+
 def test_the_contrast_changes_no_other_weight_at_the_start(make_model):
     """Runs of an ablation start alike: what the baseline has too is drawn alike."""
     full, baseline = make_model().state_dict(), make_model(contrast_weight=0).state_dict()

@@ -1,0 +1,99 @@
+"""Why the contrast helps, or does not: what it asks of the network, and what the network tells apart."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .explanation import similarity_in_instances
+from .modeling_cvls import CVLSModel
+
+#: Parts of the network that all losses share.
+SHARED = ("vision", "language", "fusion")
+
+
+def gradients(model: CVLSModel, losses: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """What each part of the loss asks of what it shares with the others.
+
+    Args:
+        losses: as in the model's output.
+
+    Returns:
+        loss -> part of `SHARED` -> the gradient of that loss, times its weight, in one row. "masks" is BCE and Dice.
+    """
+    weighted = {name: getattr(model.config, f"{name}_weight") * value for name, value in losses.items()}
+    weighted["masks"] = weighted.pop("bce") + weighted.pop("dice")
+    found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    for part in SHARED:
+        parameters = [p for p in getattr(model, part).parameters() if p.requires_grad]
+        for name, loss in weighted.items():
+            each = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+            found[name][part] = torch.cat([gradient.flatten() for gradient in each])
+    return dict(found)
+
+
+def margins(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> np.ndarray:
+    """How far the referent is ahead of its nearest look-alike.
+
+    Args:
+        maps: (B, K, T, h, w), the higher the more a position is the referent: similarities, or mask logits.
+        batch: the arguments of `CVLSModel.forward` that led to them, with the truth.
+
+    Returns:
+        float (N,): mean inside a referent less the highest mean inside an object that is none, for every pair of a
+        sentence and an annotated frame that shows both.
+    """
+    size = batch["instance_masks"].shape[-2:]
+    found = []
+    for b, clip in enumerate(maps):
+        known = batch["annotated_instances"][b] & batch["annotated_frames"][b][:, None]
+        masks = (batch["instance_masks"][b] & known[..., None, None]).cpu().numpy()
+        means = similarity_in_instances(
+            F.interpolate(clip.detach().float(), size, mode="bilinear").cpu().numpy(), masks
+        )
+        referred = batch["referents"][b].cpu().numpy()[:, None]
+        inside = np.where(referred & ~np.isnan(means), means, -np.inf).max(axis=-1)
+        others = np.where(~referred & ~np.isnan(means), means, -np.inf).max(axis=-1)
+        both = np.isfinite(inside) & np.isfinite(others)
+        found.append(inside[both] - others[both])
+    return np.concatenate(found)
+
+
+def diagnose(model: CVLSModel, batches: Iterable[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """The numbers of scripts/diagnose.py, means over batches.
+
+    Args:
+        model: in evaluation mode, in which it stays what it is.
+        batches: arguments of `CVLSModel.forward`, with the truth.
+
+    Returns:
+        "loss NAME": the unweighted losses, "gradient of NAME on PART": its length as a share of the masks', "... cosine
+        with the masks'"; "similarity margin", "similarity right" and the same of mask logits: mean of `margins`, and
+        the share of them above 0.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    ahead: dict[str, list[np.ndarray]] = defaultdict(list)
+    for batch in batches:
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        output = model(**batch)
+        asked = gradients(model, output.losses)
+        for name in [name for name in asked if name != "masks"]:
+            for part, gradient in asked[name].items():
+                if gradient.any():
+                    masks = asked["masks"][part]
+                    where = f"gradient of {name} on {part}"
+                    values[where].append((gradient.norm() / masks.norm()).item())
+                    values[f"{where}, cosine with the masks'"].append(F.cosine_similarity(gradient, masks, 0).item())
+        for name, value in output.losses.items():
+            values[f"loss {name}"].append(value.item())
+        ahead["mask logit"].append(margins(output.mask_logits, batch))
+        if output.similarity is not None:
+            ahead["similarity"].append(margins(output.similarity, batch))
+    means = {name: float(np.mean(each)) for name, each in values.items()}
+    for name, each in ahead.items():
+        together = np.concatenate(each)
+        means[f"{name} margin"] = float(together.mean())
+        means[f"{name} right"] = float((together > 0).mean())
+    return means

@@ -1,0 +1,86 @@
+"""Look at what the contrast does: `python scripts/diagnose.py --model DIR [DIR ...] --dataset DATASET --split test`.
+
+Prints, a column a checkpoint: the losses; how long the gradient of each loss is on what all losses share, as a share of
+the mask losses' gradient, and its cosine with it (1: it asks for the same); by how much and how often the referent is
+ahead of its nearest look-alike; how far sentences that share a word keep the same channels, over the whole split.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import load_dataset
+from tqdm import tqdm
+from transformers import AutoProcessor
+
+from modeling_cvls import CVLSModel
+from modeling_cvls.data import ClipCollator, ClipSampler, check_dataset
+from modeling_cvls.diagnosis import diagnose
+from modeling_cvls.explanation import channel_overlap, explain
+from modeling_cvls.launch import check_checkpoint
+
+
+def overlaps(model: CVLSModel, processor, dataset) -> dict[str, float]:
+    """Of the channels that the sentences of a video keep, as `channel_overlap` gives them, over a whole split."""
+    totals, counts, chance = {"sharing": 0.0, "other": 0.0}, {"sharing": 0, "other": 0}, float("nan")
+    sampler = ClipSampler(model.config.num_frames, flip_probability=0.0)
+    for row in tqdm(dataset, desc="kept channels", unit="video"):
+        clip = sampler(row)
+        if len(clip["sentences"]) < 2:
+            continue
+        overlap = channel_overlap(
+            explain(model, processor, clip["frames"], clip["sentences"]).channels, clip["sentences"]
+        )
+        chance = overlap["chance"]
+        for name in totals:
+            totals[name] += (overlap[name] or 0) * overlap[f"num_{name}"]
+            counts[name] += overlap[f"num_{name}"]
+    means = {name: totals[name] / counts[name] if counts[name] else float("nan") for name in totals}
+    return {
+        "kept channels in common, sentences that share a word": means["sharing"],
+        "kept channels in common, sentences that share none": means["other"],
+        "kept channels in common, by chance": chance,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, nargs="+", help="folders or Hub names of checkpoints")
+    parser.add_argument("--dataset", required=True, help="folder or Hub name that load_dataset loads")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--videos", type=int, help="so many, from the first; default: the whole split")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips of a batch; default 8")
+    arguments = parser.parse_args()
+    for name in arguments.model:
+        try:
+            check_checkpoint(name, "--model")
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+    dataset = load_dataset(arguments.dataset, split=arguments.split)
+    check_dataset(dataset, arguments.dataset)
+    if arguments.videos:
+        dataset = dataset.select(range(min(arguments.videos, len(dataset))))
+
+    columns = []
+    for name in arguments.model:
+        model, processor = CVLSModel.from_pretrained(name), AutoProcessor.from_pretrained(name)
+        model.to(torch.accelerator.current_accelerator() or "cpu")
+        collate = ClipCollator(processor, ClipSampler(model.config.num_frames, flip_probability=0.0))
+        starts = tqdm(range(0, len(dataset), arguments.batch_size), desc=Path(name).name, unit="batch")
+        numbers = diagnose(
+            model,
+            (collate([dataset[i] for i in range(s, min(s + arguments.batch_size, len(dataset)))]) for s in starts),
+        )
+        if model.config.contrast_weight > 0 and model.config.channel_filter:
+            numbers |= overlaps(model, processor, dataset)
+        columns.append(numbers)
+
+    print("| | " + " | ".join(arguments.model) + " |\n| --- |" + " --- |" * len(columns))
+    for row in dict.fromkeys(name for column in columns for name in column):
+        cells = [f"{column[row]:.3f}" if row in column and np.isfinite(column[row]) else "" for column in columns]
+        print(f"| {row} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

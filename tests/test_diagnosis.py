@@ -1,0 +1,75 @@
+"""What scripts/diagnose.py reports, against gradients and means taken by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_model import random_batch
+
+from modeling_cvls.diagnosis import diagnose, gradients, margins
+
+
+def test_gradients_are_those_of_the_weighted_losses(make_model):
+    """Added up over the losses they are what a training step sees."""
+    model, batch = make_model(), random_batch()
+    asked = gradients(model, model(**batch).losses)
+    assert set(asked) == {"masks", "presence", "contrast", "instance_contrast", "batch_contrast"}
+    model(**batch).loss.backward()
+    for part in ("vision", "language", "fusion"):
+        whole = torch.cat(
+            [
+                (torch.zeros_like(p) if p.grad is None else p.grad).flatten()
+                for p in getattr(model, part).parameters()
+                if p.requires_grad
+            ]
+        )
+        torch.testing.assert_close(sum(gradient[part] for gradient in asked.values()), whole, rtol=1e-3, atol=1e-5)
+    # objects against objects: no sentence is read for it
+    assert not asked["instance_contrast"]["language"].any() and not asked["instance_contrast"]["fusion"].any()
+
+
+def test_margins_by_hand():
+    """Four objects of a quarter of the frame each; the first sentence refers to 1, the second to 0 and 2, the third to
+    none. In frame 1 object 3 is not annotated, frame 2 is not annotated at all."""
+    masks = torch.zeros(1, 3, 4, 8, 8, dtype=torch.bool)
+    for m, (y, x) in enumerate([(0, 0), (0, 4), (4, 0), (4, 4)]):
+        masks[:, :, m, y : y + 4, x : x + 4] = True
+    known = torch.ones(1, 3, 4, dtype=torch.bool)
+    known[0, 1, 3] = False
+    batch = {
+        "instance_masks": masks,
+        "annotated_instances": known,
+        "annotated_frames": torch.tensor([[True, True, False]]),
+        "referents": torch.tensor([[[0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]]).bool(),
+    }
+    inside = torch.tensor([[0.1, 0.6, 0.2, 0.9], [0.3, 0.1, 0.5, 0.4], [1.0, 1.0, 1.0, 1.0]])
+    maps = (inside[None, :, None, :, None, None] * masks[:, None]).sum(dim=3)
+    # sentence by sentence, frame 0 and frame 1
+    assert margins(maps, batch) == pytest.approx([0.6 - 0.9, 0.6 - 0.2, 0.5 - 0.4, 0.5 - 0.1], abs=1e-6)
+
+
+def test_diagnose_averages_over_batches_and_leaves_the_model_alone(make_model):
+    model, batches = make_model().eval(), [random_batch(seed=seed) for seed in (1, 2)]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    numbers = diagnose(model, batches)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(math.isfinite(value) for value in numbers.values())
+    outputs = [model(**batch) for batch in batches]
+    assert numbers["loss contrast"] == pytest.approx(np.mean([o.losses["contrast"].item() for o in outputs]), rel=1e-5)
+    ahead = np.concatenate([margins(o.similarity, b) for o, b in zip(outputs, batches, strict=True)])
+    assert numbers["similarity right"] == pytest.approx((ahead > 0).mean())
+
+    contrast, masks = (
+        torch.cat([gradients(model, o.losses)[name]["fusion"] for o in outputs[:1]]) for name in ("contrast", "masks")
+    )
+    alone = diagnose(model, batches[:1])
+    cosine = (contrast @ masks / contrast.norm() / masks.norm()).item()
+    assert alone["gradient of contrast on fusion"] == pytest.approx((contrast.norm() / masks.norm()).item(), rel=1e-4)
+    assert alone["gradient of contrast on fusion, cosine with the masks'"] == pytest.approx(cosine, rel=1e-3)
+
+
+def test_the_baseline_has_no_similarity_to_report(make_model):
+    numbers = diagnose(make_model(contrast_weight=0).eval(), [random_batch()])
+    assert "mask logit margin" in numbers
+    assert not any("similarity" in name or "contrast" in name for name in numbers)
