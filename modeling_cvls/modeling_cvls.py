@@ -351,7 +351,8 @@ class CVLSAlignment(nn.Module):
             pixels: (B, T, pixel_size, h4, w4).
             tokens: (B, T, h, w, hidden_size), not fused.
             sentence: (B, K, hidden_size), not fused.
-            instance_masks: (B, T, M, H, W) float, 0 where an instance is not annotated.
+            instance_masks: (B, T, M, h4, w4) float, the share of a position that an instance covers, 0 where the
+                instance is not annotated.
 
         Returns:
             Sentences (B, K, D) and objects (B, M, D), normalised. An object is the mean of where it is in the clip.
@@ -641,8 +642,8 @@ class CVLSModel(CVLSPreTrainedModel):
         }
         if embeddings is not None:
             grid = mask_logits.shape[-2:]
-            masks = F.interpolate(instances.flatten(0, 1), size=grid, mode="area") >= 0.5
-            regions = regions_of(masks.view(*instance_masks.shape[:3], *grid), annotated_instances, annotated_frames)
+            shares = F.interpolate(instances.flatten(0, 1), size=grid, mode="area").unflatten(0, instances.shape[:2])
+            regions = regions_of(shares >= 0.5, annotated_instances, annotated_frames)
             regions = regions & (self._pixel_mask(frame_sizes, mask_logits, grid).flatten(1)[:, None, None])
             referred = F.pad(referents, (0, 1))  # the background is never referred to
             tau_h = self.config.hard_temperature if self.config.hard_instances else None
@@ -658,7 +659,7 @@ class CVLSModel(CVLSPreTrainedModel):
                     pixels, regions, self.config.temperature, self.config.across_frames
                 )
             if self.config.batch_contrast_weight > 0:
-                known = instances * (annotated_instances & annotated_frames[..., None])[..., None, None]
+                known = shares * (annotated_instances & annotated_frames[..., None])[..., None, None]
                 sentences, objects = self.alignment(*unfused, known)
                 losses["batch_contrast"] = batch_contrast(
                     sentences.flatten(0, 1).float(), objects.flatten(0, 1).float(),
@@ -710,9 +711,11 @@ def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _mean_inside(features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Features (B, T, C, h, w) and masks (B, T, M, H, W) of 0 and 1 -> their mean over each mask in all frames
-    (B, M, C); 0 where there is none."""
-    weights = F.interpolate(masks.flatten(0, 1), size=features.shape[-2:], mode="area").view(*masks.shape[:3], -1)
+    """Features (B, T, C, h, w) and the share of each position that a mask covers (B, T, M, H, W), on the same grid or a
+    finer one -> the mean inside each mask in all frames (B, M, C); 0 where there is none."""
+    weights = masks.flatten(3)
+    if masks.shape[-2:] != features.shape[-2:]:
+        weights = F.interpolate(masks.flatten(0, 1), size=features.shape[-2:], mode="area").view(*masks.shape[:3], -1)
     weights = weights / weights.sum(dim=(1, 3), keepdim=True).clamp(min=1e-6)
     return torch.einsum("btmp,btcp->bmc", weights.to(features.dtype), features.flatten(3))
 

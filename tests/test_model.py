@@ -211,7 +211,7 @@ def test_objects_of_the_batch_contrast_are_means_of_where_they_are(make_model):
     tokens = tokens[:, 0]
     blocks = torch.rand(2, 2, 2, 4, 6, generator=generator) > 0.5  # whole coarse cells: means are then plain means
     blocks[1, 1, 0] = False
-    masks = blocks.repeat_interleave(8, dim=-2).repeat_interleave(8, dim=-1).double()
+    masks = blocks.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1).double()
     sentences, objects = head(pixels, tokens, sentence, masks)
 
     def unit(x):
