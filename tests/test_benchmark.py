@@ -38,8 +38,9 @@ def test_operations_of_the_contrastive_head():
         + sentences * (tokens + 1) * config.hidden_size * size  # of the fused tokens and of the sentences
         + 2 * sentences * pixels * size  # lengths on the kept channels, and products with the sentence
         + sentences * tokens * size  # the tokens' products with the sentence
-        + sentences * tokens * config.hidden_size  # the sum of the tokens that the similarity chooses, in each frame
-        + sentences * frames * config.hidden_size**2  # and its projection into the query
+        + 2 * sentences * tokens * config.hidden_size  # the tokens that the similarity chooses, in each frame and in all
+        + sentences * (frames + 1) * config.hidden_size**2  # and their projections into the queries
+        + sentences * (config.hidden_size + 1) * config.hidden_size  # and into the presence
     )
     # the lengths of the tokens may be a norm, or a matrix product as those of the pixels
     assert flops - without in (2 * multiply_adds, 2 * (multiply_adds + sentences * tokens * size))
