@@ -38,7 +38,7 @@ def test_operations_of_the_contrastive_head():
         + sentences * (tokens + 1) * config.hidden_size * size  # of the fused tokens and of the sentences
         + 2 * sentences * pixels * size  # lengths on the kept channels, and products with the sentence
         + sentences * tokens * size  # the tokens' products with the sentence
-        + 2 * sentences * tokens * config.hidden_size  # the tokens that the similarity chooses, in each frame and in all
+        + 2 * sentences * tokens * config.hidden_size  # the tokens that are chosen, in a frame and in the clip
         + sentences * (frames + 1) * config.hidden_size**2  # and their projections into the queries
         + sentences * (config.hidden_size + 1) * config.hidden_size  # and into the presence
     )
