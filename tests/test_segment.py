@@ -28,26 +28,27 @@ def load_script():
     return module
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """Untrained, with a bias under which masks are neither empty nor full."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    model = CVLSModel(tiny_config())
-    with torch.no_grad():
-        model.mask_bias.fill_(0.05)
-    model.save_pretrained(folder)
-    video_processor = CVLSVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64})
-    CVLSProcessor(video_processor, tiny_tokenizer()).save_pretrained(folder)
-    return folder
-
-
 def moving_squares(num_frames, seed=0, height=50, width=64):
     frames = np.random.default_rng(seed).integers(0, 90, (num_frames, height, width, 3), dtype=np.uint8)
     for index in range(num_frames):
         frames[index, 5:25, 2 * index : 2 * index + 20] += 120
         frames[index, 30:45, 40 - 2 * index : 55 - 2 * index, 1] += 150
     return frames
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Untrained, with a bias under which half of what it makes of moving squares is mask."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    model = CVLSModel(tiny_config()).eval()
+    video_processor = CVLSVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64})
+    processor = CVLSProcessor(video_processor, tiny_tokenizer())
+    with torch.no_grad():
+        model.mask_bias -= model(**processor(videos=moving_squares(4), text=SENTENCES)).mask_logits.median()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
