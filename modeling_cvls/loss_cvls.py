@@ -4,7 +4,9 @@ Liang, Luo, Wu and Yang, "Contrastive Video-Language Segmentation" (arXiv 2109.1
 this project's reading of them. B clips, K sentences a clip, T frames, M instances, R = M + 1 regions (the instances,
 and last the background), P positions of the grid, D channels.
 
-Each function is pure: tensors in, tensors out.
+The contrastive objective has three parts: a sentence against what is in its clip (`contrastive_loss`, with both
+strategies), the objects of a clip against each other (`instance_contrast`), and sentences against the objects of the
+whole batch (`batch_contrast`). Each function is pure: tensors in, tensors out.
 """
 
 import math
