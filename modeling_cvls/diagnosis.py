@@ -79,11 +79,11 @@ def diagnose(model: CVLSModel, batches: Iterable[dict[str, torch.Tensor]]) -> di
         batch = {name: value.to(model.device) for name, value in batch.items()}
         output = model(**batch)
         asked = gradients(model, output.losses)
-        for name in [name for name in asked if name != "masks"]:
-            for part, gradient in asked[name].items():
+        of_masks = asked.pop("masks")
+        for name, parts in asked.items():
+            for part, gradient in parts.items():
                 if gradient.any():
-                    masks = asked["masks"][part]
-                    where = f"gradient of {name} on {part}"
+                    masks, where = of_masks[part], f"gradient of {name} on {part}"
                     values[where].append((gradient.norm() / masks.norm()).item())
                     values[f"{where}, cosine with the masks'"].append(F.cosine_similarity(gradient, masks, 0).item())
         for name, value in output.losses.items():
