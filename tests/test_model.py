@@ -204,7 +204,7 @@ def test_dropped_channels_do_nothing(make_model):
 
 
 def test_objects_of_the_batch_contrast_are_means_of_where_they_are(make_model):
-    """Plain loops over two instances, one of them annotated in one frame only, on a grid that divides the masks'."""
+    """Plain loops over two instances, one of them annotated in one frame only, on coarse tokens that divide the masks' grid."""
     head = make_model().alignment.double()
     generator = torch.Generator().manual_seed(5)
     pixels, tokens, sentence = (x.double() for x in head_inputs(1, generator))
@@ -271,7 +271,7 @@ def test_the_contrast_changes_no_other_weight_at_the_start(make_model):
 
 def test_switches_are_a_matter_of_the_config(make_model):
     batch = random_batch()
-    full = make_model()(**batch)
+    full, alone = make_model()(**batch), make_model(similarity_in_masks=False)(**batch)
     baseline = make_model(contrast_weight=0)
     output = baseline(**batch)
     assert output.similarity is None and set(output.losses) == {"bce", "dice", "presence"}
@@ -288,7 +288,9 @@ def test_switches_are_a_matter_of_the_config(make_model):
     ):
         changed = make_model(**changes)(**batch)
         assert changed.losses["contrast"].item() != pytest.approx(full.losses["contrast"].item(), rel=1e-4), changes
-    assert not torch.equal(make_model(similarity_in_masks=False)(**batch).mask_logits, full.mask_logits)
+        apart = make_model(similarity_in_masks=False, **changes)(**batch)  # presence reads the choice
+        assert apart.losses["presence"].item() == alone.losses["presence"].item()
+    assert not torch.equal(alone.mask_logits, full.mask_logits)
 
 
 @pytest.mark.parametrize("changes", [{}, {"contrast_weight": 0}, {"similarity_in_masks": False}])
