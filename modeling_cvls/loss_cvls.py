@@ -113,16 +113,7 @@ def contrastive_loss(
     positive = exists & referred[:, :, None]
     negative = exists & ~referred[:, :, None]
 
-    # a large finite number, as logsumexp over nothing but -inf has no gradient
-    negatives = logits.masked_fill(~negative, torch.finfo(logits.dtype).min / 2)
-    dims = (2, 3) if across_frames else (3,)
-    negatives = negatives.logsumexp(dim=dims, keepdim=True)
-
-    # -log(exp(a) / (exp(a) + exp(b))) = softplus(b - a)
-    losses = F.softplus(negatives - logits) * positive
-    num_positives = positive.sum(dim=(2, 3))
-    per_sentence = losses.sum(dim=(2, 3)) / num_positives.clamp(min=1)
-    return per_sentence.sum() / (num_positives > 0).sum().clamp(min=1)
+    return _contrast(logits, positive, negative, dims=(2, 3), among=(2, 3) if across_frames else (3,))
 
 
 def instance_contrast(
@@ -185,13 +176,7 @@ def batch_contrast(
     logits = sentences @ objects.T / temperature
     valid = sentence_mask[:, None] & object_mask
     positive, negative = referred & valid, ~referred & valid
-    negatives = logits.masked_fill(~negative, torch.finfo(logits.dtype).min / 2)
-    losses = []
-    for dim in (1, 0):
-        each = F.softplus(negatives.logsumexp(dim=dim, keepdim=True) - logits) * positive
-        number = positive.sum(dim=dim)
-        losses.append(_mean(each.sum(dim=dim) / number.clamp(min=1), number > 0))
-    return sum(losses) / 2
+    return sum(_contrast(logits, positive, negative, dims=(dim,), among=(dim,)) for dim in (1, 0)) / 2
 
 
 def mask_losses(
@@ -236,6 +221,17 @@ def presence_loss(presence_logits: torch.Tensor, present: torch.Tensor, sentence
     """
     losses = F.binary_cross_entropy_with_logits(presence_logits, present.to(presence_logits.dtype), reduction="none")
     return _mean(losses, sentence_mask)
+
+
+def _contrast(logits, positive, negative, dims, among):
+    """-log(exp(a) / (exp(a) + sum of exp(b))) of each positive a against its negatives b along the dimensions `among`;
+    mean over the positives along `dims`, then over what has one (0 where nothing has)."""
+    # a large finite number, as logsumexp over nothing but -inf has no gradient
+    negatives = logits.masked_fill(~negative, torch.finfo(logits.dtype).min / 2).logsumexp(dim=among, keepdim=True)
+    # -log(exp(a) / (exp(a) + exp(b))) = softplus(b - a)
+    losses = F.softplus(negatives - logits) * positive
+    number = positive.sum(dim=dims)
+    return _mean(losses.sum(dim=dims) / number.clamp(min=1), number > 0)
 
 
 def _mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -204,7 +204,7 @@ def test_dropped_channels_do_nothing(make_model):
 
 
 def test_objects_of_the_batch_contrast_are_means_of_where_they_are(make_model):
-    """Plain loops over two instances, one of them annotated in one frame only, on coarse tokens that divide the masks' grid."""
+    """Plain loops over two instances, one annotated in one frame only; whole coarse tokens."""
     head = make_model().alignment.double()
     generator = torch.Generator().manual_seed(5)
     pixels, tokens, sentence = (x.double() for x in head_inputs(1, generator))
