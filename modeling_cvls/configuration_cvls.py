@@ -56,9 +56,8 @@ class CVLSConfig(PreTrainedConfig):
         num_frames: frames of a clip, in training and in each window of inference.
         bce_weight, dice_weight, presence_weight, contrast_weight: weights of the parts of the loss.
             `contrast_weight=0` switches the contrastive objective off, its similarity included.
-        instance_contrast_weight: weight of the contrast of a clip's objects with each other, whatever is said of them.
-        batch_contrast_weight: weight of the contrast of sentences with the objects of all clips of a batch, before they
-            meet. Both are parts of the contrastive objective, and off where `contrast_weight` is 0.
+        alignment_weight: weight of the same contrast between a sentence and the objects of its clip before they meet;
+            off where `contrast_weight` is 0.
         contrast_size: channels D of pixel and sentence embeddings in the contrast.
         temperature: tau of the contrast.
         channel_filter: Language-relevant Channel Filter (LCF) on or off.
@@ -85,8 +84,7 @@ class CVLSConfig(PreTrainedConfig):
     dice_weight: float | int = 1.0
     presence_weight: float | int = 0.5
     contrast_weight: float | int = 0.3
-    instance_contrast_weight: float | int = 0.3
-    batch_contrast_weight: float | int = 0.3
+    alignment_weight: float | int = 0.3
     contrast_size: int = 64
     temperature: float | int = 0.1
     channel_filter: bool = True
@@ -145,7 +143,7 @@ class CVLSConfig(PreTrainedConfig):
         for name in ("temperature", "hard_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}")
-        for part in ("bce", "dice", "presence", "contrast", "instance_contrast", "batch_contrast"):
+        for part in ("bce", "dice", "presence", "contrast", "alignment"):
             name = f"{part}_weight"
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")

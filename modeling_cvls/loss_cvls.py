@@ -4,9 +4,9 @@ Liang, Luo, Wu and Yang, "Contrastive Video-Language Segmentation" (arXiv 2109.1
 this project's reading of them. B clips, K sentences a clip, T frames, M instances, R = M + 1 regions (the instances,
 and last the background), P positions of the grid, D channels.
 
-The contrastive objective has three parts: a sentence against what is in its clip (`contrastive_loss`, with both
-strategies), the objects of a clip against each other (`instance_contrast`), and sentences against the objects of the
-whole batch (`batch_contrast`). Each function is pure: tensors in, tensors out.
+The contrastive objective is asked twice, with the same equation (`contrastive_loss`): of a sentence and the objects of
+its clip before they meet, and of what became of both when they were fused, where the two strategies act. Each function
+is pure: tensors in, tensors out.
 """
 
 import math
@@ -113,70 +113,13 @@ def contrastive_loss(
     positive = exists & referred[:, :, None]
     negative = exists & ~referred[:, :, None]
 
-    return _contrast(logits, positive, negative, dims=(2, 3), among=(2, 3) if across_frames else (3,))
-
-
-def instance_contrast(
-    pixels: torch.Tensor, regions: torch.Tensor, temperature: float, across_frames: bool = True
-) -> torch.Tensor:
-    r"""The contrast of a clip's regions with each other, whatever is said of them: positions against regions.
-
-    $$L = \mathrm{mean}_{t, r}\, \mathrm{mean}_{p \in r} -\log \frac{\exp(\langle f_p, u_r \rangle / \tau)}
-        {\sum_{r'} \exp(\langle f_p, u_{r'} \rangle / \tau)}$$
-
-    $u_r$ is the normalised mean embedding of region r in the other annotated frames (`across_frames`), or in the
-    position's own. Look-alikes that no sentence refers to are so kept apart too, and an object stays itself while it
-    moves. The background is one of the regions.
-
-    Args:
-        pixels: (B, T, D, P) pixel embeddings f, normalised; no sentence has touched them.
-        regions: (B, T, R, P) bool, as `regions_of` gives them.
-        temperature: $\tau$.
-
-    Returns:
-        Scalar: mean over the regions that have a position here and an embedding to be compared with, 0 if none has.
-    """
-    members = regions.to(pixels.dtype)
-    sizes = members.sum(dim=-1)
-    means = torch.einsum("btrp,btdp->btrd", members / sizes.clamp(min=1)[..., None], pixels)
-    exists = sizes > 0
-    known = exists
-    if across_frames:
-        means = means.sum(dim=1, keepdim=True) - means
-        known = exists.sum(dim=1, keepdim=True) - exists.long() > 0
-    logits = torch.einsum("btdp,btrd->btrp", pixels, F.normalize(means, dim=-1)) / temperature
-    logits = logits.masked_fill(~known[..., None], torch.finfo(logits.dtype).min / 2)
-    compared = exists & known
-    losses = -(logits.log_softmax(dim=2) * (members * compared[..., None])).sum(dim=-1) / sizes.clamp(min=1)
-    return _mean(losses, compared)
-
-
-def batch_contrast(
-    sentences: torch.Tensor, objects: torch.Tensor, referred: torch.Tensor, sentence_mask: torch.Tensor,
-    object_mask: torch.Tensor, temperature: float,
-) -> torch.Tensor:  # fmt: skip
-    r"""The contrast of sentences and objects of all clips of a batch, both ways (as Radford et al., CLIP, 2021).
-
-    A sentence's positives are its referents, its negatives all other objects of the batch; an object's positives are
-    the sentences that refer to it, its negatives all other sentences. Look-alikes of a clip share most of what is said
-    of them, so that only the word that differs is learnt from a clip alone; here every word tells something apart. That
-    an object of another clip may fit the sentence by chance is accepted.
-
-    Args:
-        sentences: (S, D) normalised embeddings, of sentences that have not seen a clip.
-        objects: (N, D) normalised embeddings, of objects that have not met a sentence.
-        referred: (S, N) bool.
-        sentence_mask, object_mask: (S,), (N,) bool, false on padding and on objects that are annotated nowhere.
-        temperature: $\tau$.
-
-    Returns:
-        Scalar: $-\log (e^{a} / (e^{a} + \sum_{-} e^{b}))$, mean over the positives of each sentence, then over the
-        sentences that have one; the same for the objects; the mean of both.
-    """
-    logits = sentences @ objects.T / temperature
-    valid = sentence_mask[:, None] & object_mask
-    positive, negative = referred & valid, ~referred & valid
-    return sum(_contrast(logits, positive, negative, dims=(dim,), among=(dim,)) for dim in (1, 0)) / 2
+    # a large finite number, as logsumexp over nothing but -inf has no gradient
+    negatives = logits.masked_fill(~negative, torch.finfo(logits.dtype).min / 2)
+    negatives = negatives.logsumexp(dim=(2, 3) if across_frames else 3, keepdim=True)
+    # -log(exp(a) / (exp(a) + exp(b))) = softplus(b - a)
+    losses = F.softplus(negatives - logits) * positive
+    number = positive.sum(dim=(2, 3))
+    return _mean(losses.sum(dim=(2, 3)) / number.clamp(min=1), number > 0)
 
 
 def mask_losses(
@@ -221,17 +164,6 @@ def presence_loss(presence_logits: torch.Tensor, present: torch.Tensor, sentence
     """
     losses = F.binary_cross_entropy_with_logits(presence_logits, present.to(presence_logits.dtype), reduction="none")
     return _mean(losses, sentence_mask)
-
-
-def _contrast(logits, positive, negative, dims, among):
-    """-log(exp(a) / (exp(a) + sum of exp(b))) of each positive a against its negatives b along the dimensions `among`;
-    mean over the positives along `dims`, then over what has one (0 where nothing has)."""
-    # a large finite number, as logsumexp over nothing but -inf has no gradient
-    negatives = logits.masked_fill(~negative, torch.finfo(logits.dtype).min / 2).logsumexp(dim=among, keepdim=True)
-    # -log(exp(a) / (exp(a) + exp(b))) = softplus(b - a)
-    losses = F.softplus(negatives - logits) * positive
-    number = positive.sum(dim=dims)
-    return _mean(losses.sum(dim=dims) / number.clamp(min=1), number > 0)
 
 
 def _mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

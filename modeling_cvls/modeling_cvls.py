@@ -16,11 +16,9 @@ from transformers.utils import ModelOutput
 from .configuration_cvls import CVLSConfig
 from .hub_cvls import push_card
 from .loss_cvls import (
-    batch_contrast,
     channel_filter,
     contrastive_loss,
     hard_positions,
-    instance_contrast,
     mask_losses,
     presence_loss,
     regions_of,
@@ -36,8 +34,7 @@ class CVLSOutput(ModelOutput):
         presence_logits: (B, K) logits of "this clip contains a referent of this sentence".
         similarity: (B, K, T, H/4, W/4) in [-1, 1], the contrast's similarity of each position to the sentence; None
             where the contrast is switched off.
-        losses: the unweighted parts of the loss: bce, dice, presence, contrast, instance_contrast,
-            batch_contrast.
+        losses: the unweighted parts of the loss: bce, dice, presence, contrast, alignment.
     """
 
     loss: torch.FloatTensor | None = None
@@ -335,7 +332,8 @@ class CVLSChoice(NamedTuple):
 
 
 class CVLSAlignment(nn.Module):
-    """What is contrasted across the clips of a batch: sentences and objects, before they meet; for training only."""
+    """Align before fusing (Li et al., ALBEF, 2021): sentences and the objects of their clip, each as it is before they
+    meet, where the contrast can only be won by what vision and language know by themselves; for training only."""
 
     def __init__(self, config: CVLSConfig):
         super().__init__()
@@ -427,7 +425,7 @@ class CVLSModel(CVLSPreTrainedModel):
             # drawn aside, so that all other weights start alike with and without the contrast
             with torch.random.fork_rng(devices=[]):
                 self.contrast = CVLSContrast(config)
-                if config.batch_contrast_weight > 0:
+                if config.alignment_weight > 0:
                     self.alignment = CVLSAlignment(config)
                 if config.similarity_in_masks:
                     self.frame_query = nn.Linear(config.hidden_size, config.hidden_size)
@@ -653,18 +651,12 @@ class CVLSModel(CVLSPreTrainedModel):
                 embeddings.sentence, embeddings.pool(weights), regions.any(dim=-1), referred,
                 self.config.temperature, self.config.across_frames,
             )  # fmt: skip
-            if self.config.instance_contrast_weight > 0:
-                pixels = F.normalize(embeddings.pixels.flatten(3), dim=2)
-                losses["instance_contrast"] = instance_contrast(
-                    pixels, regions, self.config.temperature, self.config.across_frames
-                )
-            if self.config.batch_contrast_weight > 0:
+            if self.config.alignment_weight > 0:
                 known = shares * (annotated_instances & annotated_frames[..., None])[..., None, None]
                 sentences, objects = self.alignment(*unfused, known)
-                losses["batch_contrast"] = batch_contrast(
-                    sentences.flatten(0, 1).float(), objects.flatten(0, 1).float(),
-                    torch.block_diag(*referents.to(torch.float32)) > 0,
-                    sentence_mask.flatten(), (known.sum(dim=(1, 3, 4)) > 0).flatten(), self.config.temperature,
+                losses["alignment"] = contrastive_loss(
+                    sentences.float(), objects.float()[:, None, None].expand(-1, sentences.shape[1], -1, -1, -1),
+                    known.sum(dim=(1, 3, 4))[:, None] > 0, referents, self.config.temperature,
                 )  # fmt: skip
         return losses
 

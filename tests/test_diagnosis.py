@@ -14,7 +14,7 @@ def test_gradients_are_those_of_the_weighted_losses(make_model):
     """Added up over the losses they are what a training step sees."""
     model, batch = make_model(), random_batch()
     asked = gradients(model, model(**batch).losses)
-    assert set(asked) == {"masks", "presence", "contrast", "instance_contrast", "batch_contrast"}
+    assert set(asked) == {"masks", "presence", "contrast", "alignment"}
     model(**batch).loss.backward()
     for part in ("vision", "language", "fusion"):
         whole = torch.cat(
@@ -25,8 +25,8 @@ def test_gradients_are_those_of_the_weighted_losses(make_model):
             ]
         )
         torch.testing.assert_close(sum(gradient[part] for gradient in asked.values()), whole, rtol=1e-3, atol=1e-5)
-    # objects against objects: no sentence is read for it
-    assert not asked["instance_contrast"]["language"].any() and not asked["instance_contrast"]["fusion"].any()
+    # it compares what has not been fused yet
+    assert asked["alignment"]["language"].any() and not asked["alignment"]["fusion"].any()
 
 
 def test_margins_by_hand():

@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from modeling_cvls.loss_cvls import (
-    batch_contrast,
     channel_filter,
     contrastive_loss,
     hard_positions,
-    instance_contrast,
     mask_losses,
     presence_loss,
     regions_of,
@@ -176,83 +174,3 @@ def test_presence_loss_leaves_padding_out():
     sentence_mask = torch.tensor([[True, True], [True, False]])
     expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1)) + math.log(1 + math.exp(0.5))) / 3
     assert presence_loss(logits, present, sentence_mask).item() == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("across_frames", [True, False])
-def test_instance_contrast_equals_the_equation(scene, across_frames):
-    masks, annotated_frames, annotated_instances, _, embeddings, _ = scene
-    regions = regions_of(masks, annotated_instances, annotated_frames)
-    results = []
-    for plain in (True, False):
-        f = embeddings[:, 0].clone().requires_grad_()  # B, T, P, D
-        unit = f / f.norm(dim=-1, keepdim=True)
-        if plain:
-            losses = []
-            for b in range(B):
-                means = {
-                    (t, r): unit[b, t, regions[b, t, r]].mean(dim=0)
-                    for t in range(T)
-                    for r in range(M + 1)
-                    if regions[b, t, r].any()
-                }
-                for t, r in means:
-                    compared = {}
-                    for other in range(M + 1):
-                        found = [m for (u, n), m in means.items() if n == other and (u != t) == across_frames]
-                        if found:
-                            compared[other] = sum(found) / sum(found).norm()
-                    if r in compared:
-                        of_positions = []
-                        for p in torch.nonzero(regions[b, t, r])[:, 0]:
-                            logits = {n: (unit[b, t, p] @ u / 0.2).exp() for n, u in compared.items()}
-                            of_positions.append(-(logits[r] / sum(logits.values())).log())
-                        losses.append(sum(of_positions) / len(of_positions))
-            loss = sum(losses) / len(losses)
-        else:
-            loss = instance_contrast(unit.transpose(-2, -1), regions, 0.2, across_frames)
-        loss.backward()
-        results.append((loss.detach(), f.grad))
-    for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
-
-
-def test_instance_contrast_of_a_single_annotated_frame_is_zero(scene):
-    """Across frames there is then nothing to compare with."""
-    masks, annotated_frames, annotated_instances, _, embeddings, _ = scene
-    pixels = embeddings[:, 0].transpose(-2, -1).requires_grad_()
-    annotated_frames[:, 1:] = False
-    loss = instance_contrast(pixels, regions_of(masks, annotated_instances, annotated_frames), 0.2)
-    loss.backward()
-    assert loss.item() == 0
-    assert torch.equal(pixels.grad, torch.zeros_like(pixels))
-
-
-def test_batch_contrast_equals_the_equation():
-    """With a sentence without referent, one with two, a padding sentence, an object that is annotated nowhere."""
-    generator = torch.Generator().manual_seed(3)
-    e = torch.randn(5, D, generator=generator, dtype=torch.float64)
-    v = torch.randn(4, D, generator=generator, dtype=torch.float64)
-    e, v = e / e.norm(dim=1, keepdim=True), v / v.norm(dim=1, keepdim=True)
-    referred = torch.zeros(5, 4, dtype=torch.bool)
-    referred[0, 1] = referred[1, 0] = referred[1, 1] = referred[2, 3] = referred[4, 2] = True
-    sentence_mask = torch.tensor([True, True, True, True, False])
-    object_mask = torch.tensor([True, True, True, False])
-    similarity = (e @ v.T / 0.2).tolist()
-    ways = []
-    for pairs in (
-        [[(s, o) for o in range(3)] for s in range(4)],
-        [[(s, o) for s in range(4)] for o in range(3)],
-    ):
-        means = []
-        for row in pairs:
-            against = sum(math.exp(similarity[s][o]) for s, o in row if not referred[s, o])
-            losses = [
-                -math.log(math.exp(similarity[s][o]) / (math.exp(similarity[s][o]) + against))
-                for s, o in row
-                if referred[s, o]
-            ]
-            if losses:
-                means.append(sum(losses) / len(losses))
-        ways.append(sum(means) / len(means))
-    found = batch_contrast(e, v, referred, sentence_mask, object_mask, 0.2)
-    assert found.item() == pytest.approx(sum(ways) / 2, rel=1e-10)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import tiny_config
 from transformers import AutoBackbone, AutoConfig, AutoModel
 
@@ -58,12 +59,11 @@ def test_output_shapes(make_model):
     assert output.mask_logits.shape == output.similarity.shape == (2, 5, 3, 16, 24)
     assert output.presence_logits.shape == (2, 5)
     assert output.similarity.abs().max() <= 1 + 1e-6
-    assert set(output.losses) == {"bce", "dice", "presence", "contrast", "instance_contrast", "batch_contrast"}
+    assert set(output.losses) == {"bce", "dice", "presence", "contrast", "alignment"}
 
 
 def test_loss_is_the_weighted_sum(make_model):
-    weights = {"bce": 2.0, "dice": 3.0, "presence": 0.25, "contrast": 0.5}
-    weights |= {"instance_contrast": 0.125, "batch_contrast": 1.5}
+    weights = {"bce": 2.0, "dice": 3.0, "presence": 0.25, "contrast": 0.5, "alignment": 1.5}
     model = make_model(**{f"{name}_weight": weight for name, weight in weights.items()})
     output = model(**random_batch())
     parts = {name: value.item() for name, value in output.losses.items()}
@@ -203,7 +203,7 @@ def test_dropped_channels_do_nothing(make_model):
         torch.testing.assert_close(changed, result, rtol=0, atol=1e-6)
 
 
-def test_objects_of_the_batch_contrast_are_means_of_where_they_are(make_model):
+def test_objects_of_the_alignment_are_means_of_where_they_are(make_model):
     """Plain loops over two instances, one annotated in one frame only; whole coarse tokens."""
     head = make_model().alignment.double()
     generator = torch.Generator().manual_seed(5)
@@ -228,6 +228,39 @@ def test_objects_of_the_batch_contrast_are_means_of_where_they_are(make_model):
                 head.project_tokens(sum(coarse) / len(coarse))
             )
             torch.testing.assert_close(objects[b, m], unit(mean))
+
+
+def test_alignment_is_the_contrast_of_sentences_and_objects_before_they_meet(make_model):
+    """A sentence without referent, one with two, a padding sentence, an object that is annotated nowhere."""
+    model = make_model().double()
+    batch = random_batch(sentences=4)
+    batch["pixel_values_videos"] = batch["pixel_values_videos"].double()
+    batch["referents"][:] = False
+    batch["referents"][0, 0, 1] = batch["referents"][0, 1, :2] = batch["referents"][0, 3, 0] = True
+    batch["referents"][1, 0, 0] = batch["referents"][1, 2, 0] = batch["referents"][1, 3, 1] = True
+    batch["sentence_mask"] = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    batch["annotated_instances"] = batch["annotated_frames"][..., None].repeat(1, 1, batch["instance_masks"].shape[2])
+    batch["annotated_instances"][1, :, 1] = False
+    found = model(**batch).losses["alignment"]
+
+    size = batch["pixel_values_videos"].shape[-1] // 4
+    shares = F.interpolate(batch["instance_masks"].double().flatten(0, 1), size=(size, size), mode="area")
+    known = shares.view(*batch["instance_masks"].shape[:3], size, size)
+    known = known * (batch["annotated_instances"] & batch["annotated_frames"][..., None])[..., None, None]
+    pixels, tokens, _ = model.see(batch["pixel_values_videos"], torch.ones_like(batch["annotated_frames"]), None)
+    sentences, objects = model.alignment(
+        pixels, tokens, model.read(batch["input_ids"], batch["attention_mask"])[1], known
+    )
+    of_sentences = []
+    for b, k in torch.nonzero(batch["sentence_mask"]).tolist():
+        there = [m for m in range(known.shape[2]) if known[b, :, m].any()]
+        e = {m: ((sentences[b, k] @ objects[b, m]) / model.config.temperature).exp() for m in there}
+        against = sum(e[m] for m in there if not batch["referents"][b, k, m])
+        each = [-(e[m] / (e[m] + against)).log() for m in there if batch["referents"][b, k, m]]
+        if each:
+            of_sentences.append(sum(each) / len(each))
+    assert len(of_sentences) == 4
+    torch.testing.assert_close(found, (sum(of_sentences) / len(of_sentences)).to(found.dtype), rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_chosen_is_the_most_similar_token_of_the_frame_and_of_the_clip(make_model):
@@ -277,8 +310,7 @@ def test_switches_are_a_matter_of_the_config(make_model):
     assert output.similarity is None and set(output.losses) == {"bce", "dice", "presence"}
     parts = ("contrast", "alignment", "frame_query", "clip_query", "presence_query", "similarity", "choice")
     assert not any(name.startswith(parts) for name, _ in baseline.named_parameters())
-    for part in ("instance_contrast", "batch_contrast"):
-        assert part not in make_model(**{f"{part}_weight": 0})(**batch).losses
+    assert "alignment" not in make_model(alignment_weight=0)(**batch).losses
     for changes in (
         {"channel_filter": False},
         {"hard_instances": False},
