@@ -1,13 +1,13 @@
 """Why the contrast helps, or does not: what it asks of the network, and what the network tells apart."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .explanation import similarity_in_instances
+from .explanation import content_words, similarity_in_instances
 from .modeling_cvls import CVLSModel
 
 #: Parts of the network that all losses share.
@@ -42,8 +42,8 @@ def margins(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> np.ndarray:
         batch: the arguments of `CVLSModel.forward` that led to them, with the truth.
 
     Returns:
-        float (N,): mean inside a referent less the highest mean inside an object that is none, for every pair of a
-        sentence and an annotated frame that shows both.
+        float (B, K, T): mean inside a referent less the highest mean inside an object that is none; not a number where
+        a frame does not show both.
     """
     size = batch["instance_masks"].shape[-2:]
     found = []
@@ -57,25 +57,29 @@ def margins(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> np.ndarray:
         inside = np.where(referred & ~np.isnan(means), means, -np.inf).max(axis=-1)
         others = np.where(~referred & ~np.isnan(means), means, -np.inf).max(axis=-1)
         both = np.isfinite(inside) & np.isfinite(others)
-        found.append(inside[both] - others[both])
-    return np.concatenate(found)
+        found.append(np.subtract(inside, others, out=np.full_like(inside, np.nan), where=both))
+    return np.stack(found)
 
 
-def diagnose(model: CVLSModel, batches: Iterable[dict[str, torch.Tensor]]) -> dict[str, float]:
+def diagnose(
+    model: CVLSModel, batches: Iterable[tuple[dict[str, torch.Tensor], Sequence[Sequence[str]]]]
+) -> tuple[dict[str, float], dict[str, tuple[float, int]]]:
     """The numbers of scripts/diagnose.py, means over batches.
 
     Args:
         model: in evaluation mode, in which it stays what it is.
-        batches: arguments of `CVLSModel.forward`, with the truth.
+        batches: arguments of `CVLSModel.forward`, with the truth, and the sentences of each clip.
 
     Returns:
         "loss NAME": the unweighted losses, "gradient of NAME on PART": its length as a share of the masks', "... cosine
         with the masks'"; "similarity margin", "similarity right" and the same of mask logits: mean of `margins`, and
         the share of them above 0.
+        And for each content word: that share for the mask logits of the sentences with the word, and their number.
     """
     values: dict[str, list[float]] = defaultdict(list)
     ahead: dict[str, list[np.ndarray]] = defaultdict(list)
-    for batch in batches:
+    of_word: dict[str, list[np.ndarray]] = defaultdict(list)
+    for batch, sentences in batches:
         batch = {name: value.to(model.device) for name, value in batch.items()}
         output = model(**batch)
         asked = gradients(model, output.losses)
@@ -88,12 +92,21 @@ def diagnose(model: CVLSModel, batches: Iterable[dict[str, torch.Tensor]]) -> di
                     values[f"{where}, cosine with the masks'"].append(F.cosine_similarity(gradient, masks, 0).item())
         for name, value in output.losses.items():
             values[f"loss {name}"].append(value.item())
-        ahead["mask logit"].append(margins(output.mask_logits, batch))
+        of_logits = margins(output.mask_logits, batch)
+        for texts, of_clip in zip(sentences, of_logits, strict=True):
+            for text, of_sentence in zip(texts, of_clip, strict=False):  # a clip with fewer sentences is padded
+                for word in content_words(text):
+                    of_word[word].append(of_sentence[np.isfinite(of_sentence)])
+        ahead["mask logit"].append(of_logits[np.isfinite(of_logits)])
         if output.similarity is not None:
-            ahead["similarity"].append(margins(output.similarity, batch))
+            of_similarity = margins(output.similarity, batch)
+            ahead["similarity"].append(of_similarity[np.isfinite(of_similarity)])
     means = {name: float(np.mean(each)) for name, each in values.items()}
     for name, each in ahead.items():
         together = np.concatenate(each)
         means[f"{name} margin"] = float(together.mean())
         means[f"{name} right"] = float((together > 0).mean())
-    return means
+    words = {word: [each for each in found if len(each)] for word, found in of_word.items()}
+    return means, {
+        word: (float((np.concatenate(found) > 0).mean()), len(found)) for word, found in words.items() if found
+    }

@@ -2,10 +2,12 @@
 
 Prints, a column a checkpoint: the losses; how long the gradient of each loss is on what all losses share, as a share of
 the mask losses' gradient, and its cosine with it (1: it asks for the same); by how much and how often the referent is
-ahead of its nearest look-alike; how far sentences that share a word keep the same channels, over the whole split.
+ahead of its nearest look-alike; how far sentences that share a word keep the same channels, over the whole split. Then
+the words that are understood worst: how often the referent is ahead in the sentences that contain them.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,13 @@ def overlaps(model: CVLSModel, processor, dataset) -> dict[str, float]:
     }
 
 
+def print_table(names: list[str], columns: list[dict[str, float]], rows: Iterable[str]) -> None:
+    print("\n| | " + " | ".join(names) + " |\n| --- |" + " --- |" * len(columns))
+    for row in rows:
+        cells = [f"{column[row]:.3f}" if row in column and np.isfinite(column[row]) else "" for column in columns]
+        print(f"| {row} | " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, nargs="+", help="folders or Hub names of checkpoints")
@@ -51,6 +60,8 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--videos", type=int, help="so many, from the first; default: the whole split")
     parser.add_argument("--batch-size", type=int, default=8, help="clips of a batch; default 8")
+    parser.add_argument("--words", type=int, default=10, help="so many of the words that are understood worst")
+    parser.add_argument("--sentences", type=int, default=20, help="of words that so many sentences have; default 20")
     arguments = parser.parse_args()
     for name in arguments.model:
         try:
@@ -62,24 +73,23 @@ def main() -> None:
     if arguments.videos:
         dataset = dataset.select(range(min(arguments.videos, len(dataset))))
 
-    columns = []
+    columns, understood = [], []
     for name in arguments.model:
         model, processor = CVLSModel.from_pretrained(name), AutoProcessor.from_pretrained(name)
         model.to(torch.accelerator.current_accelerator() or "cpu")
         collate = ClipCollator(processor, ClipSampler(model.config.num_frames, flip_probability=0.0))
         starts = tqdm(range(0, len(dataset), arguments.batch_size), desc=Path(name).name, unit="batch")
-        numbers = diagnose(
-            model,
-            (collate([dataset[i] for i in range(s, min(s + arguments.batch_size, len(dataset)))]) for s in starts),
-        )
+        parts = (dataset.select(range(s, min(s + arguments.batch_size, len(dataset)))) for s in starts)
+        batches = ((collate(list(part)), [[s["text"] for s in row["sentences"]] for row in part]) for part in parts)
+        numbers, words = diagnose(model, batches)
         if model.config.contrast_weight > 0 and model.config.channel_filter:
             numbers |= overlaps(model, processor, dataset)
         columns.append(numbers)
+        understood.append({word: share for word, (share, number) in words.items() if number >= arguments.sentences})
 
-    print("| | " + " | ".join(arguments.model) + " |\n| --- |" + " --- |" * len(columns))
-    for row in dict.fromkeys(name for column in columns for name in column):
-        cells = [f"{column[row]:.3f}" if row in column and np.isfinite(column[row]) else "" for column in columns]
-        print(f"| {row} | " + " | ".join(cells) + " |")
+    print_table(arguments.model, columns, dict.fromkeys(name for column in columns for name in column))
+    worst = sorted(understood[0], key=lambda word: sum(column[word] for column in understood))[: arguments.words]
+    print_table([f"right, {name}" for name in arguments.model], understood, worst)
 
 
 if __name__ == "__main__":

@@ -45,31 +45,49 @@ def test_margins_by_hand():
     }
     inside = torch.tensor([[0.1, 0.6, 0.2, 0.9], [0.3, 0.1, 0.5, 0.4], [1.0, 1.0, 1.0, 1.0]])
     maps = (inside[None, :, None, :, None, None] * masks[:, None]).sum(dim=3)
-    # sentence by sentence, frame 0 and frame 1
-    assert margins(maps, batch) == pytest.approx([0.6 - 0.9, 0.6 - 0.2, 0.5 - 0.4, 0.5 - 0.1], abs=1e-6)
+    none = float("nan")
+    expected = [[0.6 - 0.9, 0.6 - 0.2, none], [0.5 - 0.4, 0.5 - 0.1, none], [none, none, none]]
+    np.testing.assert_allclose(margins(maps, batch), [expected], atol=1e-6)
+
+
+def test_words_count_the_sentences_that_have_them(make_model):
+    """Two clips of three sentences, the second clip with a padding sentence."""
+    model, batch = make_model().eval(), random_batch(sentences=3)
+    batch["sentence_mask"][1, 2] = False
+    batch["referents"][:] = torch.tensor([[[1, 0], [0, 1], [0, 0]], [[1, 0], [0, 1], [0, 0]]]).bool()
+    sentences = [["the red cross", "a Cross", "a blue cross"], ["the red disc", "something"]]
+    _, words = diagnose(model, [(batch, sentences)])
+    right = margins(model(**batch).mask_logits, batch) > 0
+    assert words == {
+        "red": (np.mean([right[0, 0], right[1, 0]]), 2),
+        "cross": (np.mean(right[0, :2]), 2),  # the third has no referent to be right about
+        "disc": (np.mean(right[1, 0]), 1),
+        "something": (np.mean(right[1, 1]), 1),
+    }
 
 
 def test_diagnose_averages_over_batches_and_leaves_the_model_alone(make_model):
     model, batches = make_model().eval(), [random_batch(seed=seed) for seed in (1, 2)]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    numbers = diagnose(model, batches)
+    sentences = [["a cross"] * 3] * 2
+    numbers, _ = diagnose(model, [(batch, sentences) for batch in batches])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(math.isfinite(value) for value in numbers.values())
     outputs = [model(**batch) for batch in batches]
     assert numbers["loss contrast"] == pytest.approx(np.mean([o.losses["contrast"].item() for o in outputs]), rel=1e-5)
     ahead = np.concatenate([margins(o.similarity, b) for o, b in zip(outputs, batches, strict=True)])
-    assert numbers["similarity right"] == pytest.approx((ahead > 0).mean())
+    assert numbers["similarity right"] == pytest.approx((ahead[~np.isnan(ahead)] > 0).mean())
 
     contrast, masks = (
         torch.cat([gradients(model, o.losses)[name]["fusion"] for o in outputs[:1]]) for name in ("contrast", "masks")
     )
-    alone = diagnose(model, batches[:1])
+    alone, _ = diagnose(model, [(batches[0], sentences)])
     cosine = (contrast @ masks / contrast.norm() / masks.norm()).item()
     assert alone["gradient of contrast on fusion"] == pytest.approx((contrast.norm() / masks.norm()).item(), rel=1e-4)
     assert alone["gradient of contrast on fusion, cosine with the masks'"] == pytest.approx(cosine, rel=1e-3)
 
 
 def test_the_baseline_has_no_similarity_to_report(make_model):
-    numbers = diagnose(make_model(contrast_weight=0).eval(), [random_batch()])
+    numbers, _ = diagnose(make_model(contrast_weight=0).eval(), [(random_batch(), [["a cross"] * 3] * 2)])
     assert "mask logit margin" in numbers
     assert not any("similarity" in name or "contrast" in name for name in numbers)
