@@ -95,18 +95,20 @@ def diagnose(
         of_logits = margins(output.mask_logits, batch)
         for texts, of_clip in zip(sentences, of_logits, strict=True):
             for text, of_sentence in zip(texts, of_clip, strict=False):  # a clip with fewer sentences is padded
-                for word in content_words(text):
-                    of_word[word].append(of_sentence[np.isfinite(of_sentence)])
-        ahead["mask logit"].append(of_logits[np.isfinite(of_logits)])
+                if not np.isnan(of_sentence).all():
+                    for word in content_words(text):
+                        of_word[word].append(of_sentence)
+        ahead["mask logit"].append(of_logits)
         if output.similarity is not None:
-            of_similarity = margins(output.similarity, batch)
-            ahead["similarity"].append(of_similarity[np.isfinite(of_similarity)])
+            ahead["similarity"].append(margins(output.similarity, batch))
     means = {name: float(np.mean(each)) for name, each in values.items()}
     for name, each in ahead.items():
-        together = np.concatenate(each)
+        together = _known(each)
         means[f"{name} margin"] = float(together.mean())
         means[f"{name} right"] = float((together > 0).mean())
-    words = {word: [each for each in found if len(each)] for word, found in of_word.items()}
-    return means, {
-        word: (float((np.concatenate(found) > 0).mean()), len(found)) for word, found in words.items() if found
-    }
+    return means, {word: (float((_known(each) > 0).mean()), len(each)) for word, each in of_word.items()}
+
+
+def _known(margins: Sequence[np.ndarray]) -> np.ndarray:
+    together = np.concatenate([each.ravel() for each in margins])
+    return together[~np.isnan(together)]

@@ -79,8 +79,8 @@ def main() -> None:
         model.to(torch.accelerator.current_accelerator() or "cpu")
         collate = ClipCollator(processor, ClipSampler(model.config.num_frames, flip_probability=0.0))
         starts = tqdm(range(0, len(dataset), arguments.batch_size), desc=Path(name).name, unit="batch")
-        parts = (dataset.select(range(s, min(s + arguments.batch_size, len(dataset)))) for s in starts)
-        batches = ((collate(list(part)), [[s["text"] for s in row["sentences"]] for row in part]) for part in parts)
+        parts = (list(dataset.select(range(s, min(s + arguments.batch_size, len(dataset))))) for s in starts)
+        batches = ((collate(rows), [[s["text"] for s in row["sentences"]] for row in rows]) for rows in parts)
         numbers, words = diagnose(model, batches)
         if model.config.contrast_weight > 0 and model.config.channel_filter:
             numbers |= overlaps(model, processor, dataset)
