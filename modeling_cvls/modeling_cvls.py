@@ -333,7 +333,11 @@ class CVLSChoice(NamedTuple):
 
 class CVLSAlignment(nn.Module):
     """Align before fusing (Li et al., ALBEF, 2021): sentences and the objects of their clip, each as it is before they
-    meet, where the contrast can only be won by what vision and language know by themselves; for training only."""
+    meet, where the contrast can only be won by what vision and language know by themselves; for training only.
+
+    A sentence is compared by what tells it from the other sentences of the batch. What all of them have in common is
+    most of what a text encoder gives (Ethayarajh, 2019), tells no object from another, and hides the words that do.
+    """
 
     def __init__(self, config: CVLSConfig):
         super().__init__()
@@ -342,13 +346,19 @@ class CVLSAlignment(nn.Module):
         self.project_sentence = nn.Linear(config.hidden_size, config.contrast_size)
 
     def forward(
-        self, pixels: torch.Tensor, tokens: torch.Tensor, sentence: torch.Tensor, instance_masks: torch.Tensor
+        self,
+        pixels: torch.Tensor,
+        tokens: torch.Tensor,
+        sentence: torch.Tensor,
+        sentence_mask: torch.Tensor,
+        instance_masks: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             pixels: (B, T, pixel_size, h4, w4).
             tokens: (B, T, h, w, hidden_size), not fused.
             sentence: (B, K, hidden_size), not fused.
+            sentence_mask: (B, K) bool, false on padding.
             instance_masks: (B, T, M, h4, w4) float, the share of a position that an instance covers, 0 where the
                 instance is not annotated.
 
@@ -359,6 +369,7 @@ class CVLSAlignment(nn.Module):
         objects = objects + F.normalize(
             self.project_tokens(_mean_inside(tokens.movedim(-1, 2), instance_masks)), dim=-1
         )
+        sentence = _standardised(sentence, sentence_mask)
         return F.normalize(self.project_sentence(sentence), dim=-1), F.normalize(objects, dim=-1)
 
 
@@ -653,7 +664,7 @@ class CVLSModel(CVLSPreTrainedModel):
             )  # fmt: skip
             if self.config.alignment_weight > 0:
                 known = shares * (annotated_instances & annotated_frames[..., None])[..., None, None]
-                sentences, objects = self.alignment(*unfused, known)
+                sentences, objects = self.alignment(*unfused, sentence_mask, known)
                 losses["alignment"] = contrastive_loss(
                     sentences.float(), objects.float()[:, None, None].expand(-1, sentences.shape[1], -1, -1, -1),
                     known.sum(dim=(1, 3, 4))[:, None] > 0, referents, self.config.temperature,
@@ -700,6 +711,16 @@ def _backbone_of(config: CVLSConfig) -> nn.Module:
 
 def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return maps if maps.shape[-2:] == tuple(size) else F.interpolate(maps, size=tuple(size), mode="bilinear")
+
+
+def _standardised(sentence: torch.Tensor, sentence_mask: torch.Tensor) -> torch.Tensor:
+    """Sentences (B, K, C) with a mean of 0 and a variance of 1 in each channel over all sentences of the batch but the
+    padding; a sentence alone, which differs from nothing, as it is."""
+    weights = sentence_mask[..., None].to(sentence.dtype)
+    number = weights.sum()
+    centred = sentence - (sentence * weights).sum(dim=(0, 1)) / number.clamp(min=1)
+    variance = (centred.square() * weights).sum(dim=(0, 1)) / number.clamp(min=1)
+    return torch.where(number > 1, centred * (variance + 1e-5).rsqrt(), sentence)
 
 
 def _mean_inside(features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -204,7 +204,8 @@ def test_dropped_channels_do_nothing(make_model):
 
 
 def test_objects_of_the_alignment_are_means_of_where_they_are(make_model):
-    """Plain loops over two instances, one annotated in one frame only; whole coarse tokens."""
+    """Plain loops over two instances, one annotated in one frame only; whole coarse tokens. Of two sentences each
+    channel of one is +1 and of the other -1, whatever they were: all that tells them apart."""
     head = make_model().alignment.double()
     generator = torch.Generator().manual_seed(5)
     pixels, tokens, sentence = (x.double() for x in head_inputs(1, generator))
@@ -212,13 +213,15 @@ def test_objects_of_the_alignment_are_means_of_where_they_are(make_model):
     blocks = torch.rand(2, 2, 2, 4, 6, generator=generator) > 0.5  # whole coarse cells: means are then plain means
     blocks[1, 1, 0] = False
     masks = blocks.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1).double()
-    sentences, objects = head(pixels, tokens, sentence, masks)
+    sentence = 100 * sentence  # far apart
+    sentences, objects = head(pixels, tokens, sentence, torch.ones(2, 1, dtype=torch.bool), masks)
 
     def unit(x):
         return x / x.norm()
 
     for b in range(2):
-        torch.testing.assert_close(sentences[b, 0], unit(head.project_sentence(sentence[b, 0])))
+        sign = (sentence[b, 0] - sentence[1 - b, 0]).sign()
+        torch.testing.assert_close(sentences[b, 0], unit(head.project_sentence(sign)), rtol=0, atol=1e-3)
         for m in range(2):
             fine, coarse = [], []
             for t, y, x in torch.nonzero(blocks[b, :, m]).tolist():
@@ -228,6 +231,31 @@ def test_objects_of_the_alignment_are_means_of_where_they_are(make_model):
                 head.project_tokens(sum(coarse) / len(coarse))
             )
             torch.testing.assert_close(objects[b, m], unit(mean))
+
+
+def test_sentences_of_the_alignment_are_compared_by_what_tells_them_apart(make_model):
+    """What all sentences share, its scale and what stands in padding change nothing; a lone sentence stays as it is."""
+    head = make_model().alignment.double()
+    generator = torch.Generator().manual_seed(6)
+    pixels, tokens, sentence = (x.double() for x in head_inputs(3, generator))
+    masks = torch.ones(2, 2, 1, 8, 12, dtype=torch.float64)
+    known = torch.tensor([[True, True, False], [True, True, True]])
+
+    def align(sentence, known):
+        return head(pixels, tokens[:, 0], sentence, known, masks)[0][known]
+
+    said = sentence[known]
+    standard = (said - said.mean(dim=0)) / said.std(dim=0, correction=0)
+    expected = torch.nn.functional.normalize(head.project_sentence(standard), dim=-1)
+    torch.testing.assert_close(align(sentence, known), expected, rtol=0, atol=1e-3)
+    shared, scale = torch.randn(16, generator=generator).double(), 2 + torch.rand(16, generator=generator).double()
+    torch.testing.assert_close(align(scale * sentence + shared, known), expected, rtol=0, atol=1e-3)
+    sentence[0, 2] = 1e6
+    torch.testing.assert_close(align(sentence, known), expected, rtol=0, atol=1e-3)
+
+    alone = torch.tensor([[False, True, False], [False] * 3])
+    found = torch.nn.functional.normalize(head.project_sentence(sentence[0, 1]), dim=-1)
+    torch.testing.assert_close(align(sentence, alone)[0], found)
 
 
 def test_alignment_is_the_contrast_of_sentences_and_objects_before_they_meet(make_model):
@@ -248,9 +276,8 @@ def test_alignment_is_the_contrast_of_sentences_and_objects_before_they_meet(mak
     known = shares.view(*batch["instance_masks"].shape[:3], size, size)
     known = known * (batch["annotated_instances"] & batch["annotated_frames"][..., None])[..., None, None]
     pixels, tokens, _ = model.see(batch["pixel_values_videos"], torch.ones_like(batch["annotated_frames"]), None)
-    sentences, objects = model.alignment(
-        pixels, tokens, model.read(batch["input_ids"], batch["attention_mask"])[1], known
-    )
+    sentence = model.read(batch["input_ids"], batch["attention_mask"])[1]
+    sentences, objects = model.alignment(pixels, tokens, sentence, batch["sentence_mask"], known)
     of_sentences = []
     for b, k in torch.nonzero(batch["sentence_mask"]).tolist():
         there = [m for m in range(known.shape[2]) if known[b, :, m].any()]
