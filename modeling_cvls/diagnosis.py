@@ -74,8 +74,8 @@ def diagnose(
     Returns:
         "loss NAME": the unweighted losses, "gradient of NAME on PART": its length as a share of the masks', "... cosine
         with the masks'"; "similarity margin", "similarity right" and the same of mask logits: mean of `margins`, and
-        the share of them above 0; "nearest look-alikes still pushed": the share of them whose weight in the contrast's
-        gradient, against the referent alone, is above 1 %.
+        the share of them above 0; "nearest look-alikes still pushed": the share of similarity margins at which the
+        contrast of these two means alone has a slope above 0.01, so that it still pushes them apart.
         And for each content word: that share for the mask logits of the sentences with the word, and their number.
     """
     values: dict[str, list[float]] = defaultdict(list)
