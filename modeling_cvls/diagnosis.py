@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import expit
 
 from .explanation import content_words, similarity_in_instances
 from .modeling_cvls import CVLSModel
@@ -74,8 +73,7 @@ def diagnose(
     Returns:
         "loss NAME": the unweighted losses, "gradient of NAME on PART": its length as a share of the masks', "... cosine
         with the masks'"; "similarity margin", "similarity right" and the same of mask logits: mean of `margins`, and
-        the share of them above 0; "nearest look-alikes still pushed": the share of similarity margins at which the
-        contrast of these two means alone has a slope above 0.01, so that it still pushes them apart.
+        the share of them above 0.
         And for each content word: that share for the mask logits of the sentences with the word, and their number.
     """
     values: dict[str, list[float]] = defaultdict(list)
@@ -108,9 +106,6 @@ def diagnose(
         together = _known(each)
         means[f"{name} margin"] = float(together.mean())
         means[f"{name} right"] = float((together > 0).mean())
-        if name == "similarity":
-            weights = expit(-together / model.config.temperature)
-            means["nearest look-alikes still pushed"] = float((weights > 0.01).mean())
     return means, {word: (float((_known(each) > 0).mean()), len(each)) for word, each in of_word.items()}
 
 

@@ -67,7 +67,7 @@ def test_words_count_the_sentences_that_have_them(make_model):
 
 
 def test_diagnose_averages_over_batches_and_leaves_the_model_alone(make_model):
-    model, batches = make_model(temperature=0.002).eval(), [random_batch(seed=seed) for seed in (1, 2)]
+    model, batches = make_model().eval(), [random_batch(seed=seed) for seed in (1, 2)]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     sentences = [["a cross"] * 3] * 2
     numbers, _ = diagnose(model, [(batch, sentences) for batch in batches])
@@ -76,12 +76,7 @@ def test_diagnose_averages_over_batches_and_leaves_the_model_alone(make_model):
     outputs = [model(**batch) for batch in batches]
     assert numbers["loss contrast"] == pytest.approx(np.mean([o.losses["contrast"].item() for o in outputs]), rel=1e-5)
     ahead = np.concatenate([margins(o.similarity, b) for o, b in zip(outputs, batches, strict=True)])
-    ahead = ahead[~np.isnan(ahead)]
-    assert numbers["similarity right"] == pytest.approx((ahead > 0).mean())
-    # softplus(-margin / tau) has the slope 0.01 where the margin is tau ln 99
-    pushed = (ahead < model.config.temperature * math.log(99)).mean()
-    assert 0 < pushed < 1
-    assert numbers["nearest look-alikes still pushed"] == pytest.approx(pushed)
+    assert numbers["similarity right"] == pytest.approx((ahead[~np.isnan(ahead)] > 0).mean())
 
     contrast, masks = (
         torch.cat([gradients(model, o.losses)[name]["fusion"] for o in outputs[:1]]) for name in ("contrast", "masks")
