@@ -12,6 +12,8 @@ from .modeling_cvls import CVLSModel
 
 #: Parts of the network that all losses share.
 SHARED = ("vision", "language", "fusion")
+#: The slope above which the contrast still has a gradient for an object, of 1/2 where it is confused with the referent.
+PUSHED = 0.01
 
 
 def gradients(model: CVLSModel, losses: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
@@ -61,6 +63,30 @@ def margins(maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> np.ndarray:
     return np.stack(found)
 
 
+def slopes(instance_similarity: torch.Tensor, referents: torch.Tensor, temperature: float) -> np.ndarray:
+    r"""Which objects the contrast still pushes away from a sentence: the degradation is that it pushes none.
+
+    The loss's derivative by the similarity $s^-/\tau$ of an unreferred object is at most
+    $\sigma((s^- - s^+) / \tau)$, what it is against the referent alone: 1/2 where the two are alike, and next to 0
+    where nothing is left to learn from them.
+
+    Args:
+        instance_similarity: (B, K, T, M + 1), of the model's output.
+        referents: (B, K, M) bool.
+        temperature: $\tau$ of the contrast.
+
+    Returns:
+        float (B, K, T, M), against the most similar referent of the frame; not a number where an object is a referent
+        or not seen, or no referent is seen.
+    """
+    similarity = instance_similarity[..., :-1].float().cpu().numpy()
+    referred = referents.cpu().numpy()[:, :, None] & ~np.isnan(similarity)
+    referent = np.where(referred, similarity, -np.inf).max(axis=-1, keepdims=True)
+    known = np.isfinite(referent) & ~referred & ~np.isnan(similarity)
+    behind = np.subtract(referent, similarity, out=np.full_like(similarity, np.nan), where=known)
+    return 1 / (1 + np.exp(behind / temperature))
+
+
 def diagnose(
     model: CVLSModel, batches: Iterable[tuple[dict[str, torch.Tensor], Sequence[Sequence[str]]]]
 ) -> tuple[dict[str, float], dict[str, tuple[float, int]]]:
@@ -73,12 +99,14 @@ def diagnose(
     Returns:
         "loss NAME": the unweighted losses, "gradient of NAME on PART": its length as a share of the masks', "... cosine
         with the masks'"; "similarity margin", "similarity right" and the same of mask logits: mean of `margins`, and
-        the share of them above 0.
+        the share of them above 0; "nearest look-alike pushed" and "unreferred objects pushed": the share of `slopes`
+        above `PUSHED`.
         And for each content word: that share for the mask logits of the sentences with the word, and their number.
     """
     values: dict[str, list[float]] = defaultdict(list)
     ahead: dict[str, list[np.ndarray]] = defaultdict(list)
     of_word: dict[str, list[np.ndarray]] = defaultdict(list)
+    pushed: list[np.ndarray] = []
     for batch, sentences in batches:
         batch = {name: value.to(model.device) for name, value in batch.items()}
         output = model(**batch)
@@ -101,11 +129,16 @@ def diagnose(
         ahead["mask logit"].append(of_logits)
         if output.similarity is not None:
             ahead["similarity"].append(margins(output.similarity, batch))
+            pushed.append(slopes(output.instance_similarity, batch["referents"], model.config.temperature))
     means = {name: float(np.mean(each)) for name, each in values.items()}
     for name, each in ahead.items():
         together = _known(each)
         means[f"{name} margin"] = float(together.mean())
         means[f"{name} right"] = float((together > 0).mean())
+    if pushed:
+        nearest = [np.nan_to_num(each, nan=-1.0).max(axis=-1) for each in pushed]
+        means["nearest look-alike pushed"] = float(np.mean(np.concatenate([n[n >= 0] for n in nearest]) > PUSHED))
+        means["unreferred objects pushed"] = float((_known(pushed) > PUSHED).mean())
     return means, {word: (float((_known(each) > 0).mean()), len(each)) for word, each in of_word.items()}
 
 

@@ -83,8 +83,7 @@ def hard_positions(
 
 
 def contrastive_loss(
-    sentence_embeddings: torch.Tensor,
-    instances: torch.Tensor,
+    similarity: torch.Tensor,
     region_exists: torch.Tensor,
     referred: torch.Tensor,
     temperature: float,
@@ -99,8 +98,7 @@ def contrastive_loss(
     annotated frames of the clip (`across_frames`), or of the positive's own frame.
 
     Args:
-        sentence_embeddings: (B, K, D) $\hat e$, normalised.
-        instances: (B, K, T, R, D) normalised instance embeddings v.
+        similarity: (B, K, T, R) $\langle \hat e, v \rangle$ of sentences and instance embeddings.
         region_exists: (B, T, R) bool.
         referred: (B, K, R) bool; a padding sentence refers to nothing.
         temperature: $\tau$.
@@ -108,7 +106,7 @@ def contrastive_loss(
     Returns:
         Scalar: mean over the positives of each sentence, then over the sentences that have one (0 where none has).
     """
-    logits = torch.einsum("bktrd,bkd->bktr", instances, sentence_embeddings) / temperature
+    logits = similarity / temperature
     exists = region_exists[:, None].expand(logits.shape)
     positive = exists & referred[:, :, None]
     negative = exists & ~referred[:, :, None]

@@ -34,6 +34,9 @@ class CVLSOutput(ModelOutput):
         presence_logits: (B, K) logits of "this clip contains a referent of this sentence".
         similarity: (B, K, T, H/4, W/4) in [-1, 1], the contrast's similarity of each position to the sentence; None
             where the contrast is switched off.
+        instance_similarity: (B, K, T, M + 1) in [-1, 1], what the contrast compares: the similarity of each instance's
+            embedding, and last the background's, to the sentence; with the losses, for looking at (no gradient). Not a
+            number where an instance is not seen or not annotated.
         losses: the unweighted parts of the loss: bce, dice, presence, contrast, alignment.
     """
 
@@ -41,6 +44,7 @@ class CVLSOutput(ModelOutput):
     mask_logits: torch.FloatTensor | None = None
     presence_logits: torch.FloatTensor | None = None
     similarity: torch.FloatTensor | None = None
+    instance_similarity: torch.FloatTensor | None = None
     losses: dict[str, torch.FloatTensor] | None = None
 
 
@@ -293,6 +297,10 @@ class CVLSEmbeddings(NamedTuple):
         coarse = torch.einsum("bktrhw,bkthwd->bktrd", rows.T @ weights @ columns, self.tokens)
         return F.normalize(self.channels[:, :, None, None] * fine + coarse, dim=-1)
 
+    def compare(self, weights: torch.Tensor) -> torch.Tensor:
+        """<e^, v> of each region, (B, K, T, R), from the weights of its positions."""
+        return torch.einsum("bktrd,bkd->bktr", self.pool(weights), self.sentence)
+
 
 class CVLSContrast(nn.Module):
     """The contrastive head: what it compares of the pixels, the fused tokens and the fused sentence."""
@@ -535,20 +543,21 @@ class CVLSModel(CVLSPreTrainedModel):
             mask_logits = _extend_edges(mask_logits, frame_sizes // 4)
         presence_logits = self.judge(sentence, choice)
 
-        loss = losses = None
+        loss = losses = instance_similarity = None
         if referents is not None:
             if annotated_frames is None or instance_masks is None:
                 raise ValueError("`referents` needs `instance_masks` and `annotated_frames` for the loss")
             if annotated_instances is None:
                 annotated_instances = annotated_frames[..., None].expand(instance_masks.shape[:3])
-            losses = self.losses(
+            losses, instance_similarity = self.losses(
                 mask_logits, presence_logits, similarity, embeddings, unfused, frame_sizes, sentence_mask,
                 instance_masks, annotated_frames & frame_mask, annotated_instances, referents,
             )  # fmt: skip
             loss = sum(getattr(self.config, f"{name}_weight") * value for name, value in losses.items())
         return CVLSOutput(
-            loss=loss, mask_logits=mask_logits, presence_logits=presence_logits, similarity=similarity, losses=losses
-        )
+            loss=loss, mask_logits=mask_logits, presence_logits=presence_logits, similarity=similarity,
+            instance_similarity=instance_similarity, losses=losses,
+        )  # fmt: skip
 
     def see(self, frames, frame_mask, frame_sizes):
         """Encode each clip once, at its own size, so that no convolution ever meets the padding of another.
@@ -633,7 +642,8 @@ class CVLSModel(CVLSPreTrainedModel):
         self, mask_logits, presence_logits, similarity, embeddings, unfused, frame_sizes, sentence_mask,
         instance_masks, annotated_frames, annotated_instances, referents,
     ):  # fmt: skip
-        """The unweighted parts of the loss whose weight is not 0, in float32; shapes as in `forward`."""
+        """The unweighted parts of the loss whose weight is not 0, in float32, and the instances' similarity of the
+        output; shapes as in `forward`."""
         referents = referents & sentence_mask[..., None]
         chosen, instances = referents.to(torch.float32), instance_masks.to(torch.float32)
         # a pair's truth is known where all its referents are annotated; without referents, in every annotated frame
@@ -649,6 +659,7 @@ class CVLSModel(CVLSPreTrainedModel):
             "dice": dice,
             "presence": presence_loss(presence_logits.float(), referents.any(dim=-1), sentence_mask),
         }
+        instance_similarity = None
         if embeddings is not None:
             grid = mask_logits.shape[-2:]
             shares = F.interpolate(instances.flatten(0, 1), size=grid, mode="area").unflatten(0, instances.shape[:2])
@@ -658,18 +669,19 @@ class CVLSModel(CVLSPreTrainedModel):
             tau_h = self.config.hard_temperature if self.config.hard_instances else None
             weights = hard_positions(similarity.float().flatten(3), regions, referred, tau_h).unflatten(-1, grid)
             embeddings = CVLSEmbeddings(*(part.float() for part in embeddings))
+            compared, exists = embeddings.compare(weights), regions.any(dim=-1)
             losses["contrast"] = contrastive_loss(
-                embeddings.sentence, embeddings.pool(weights), regions.any(dim=-1), referred,
-                self.config.temperature, self.config.across_frames,
-            )  # fmt: skip
+                compared, exists, referred, self.config.temperature, self.config.across_frames
+            )
+            instance_similarity = compared.detach().masked_fill(~exists[:, None], torch.nan)
             if self.config.alignment_weight > 0:
                 known = shares * (annotated_instances & annotated_frames[..., None])[..., None, None]
                 sentences, objects = self.alignment(*unfused, sentence_mask, known)
                 losses["alignment"] = contrastive_loss(
-                    sentences.float(), objects.float()[:, None, None].expand(-1, sentences.shape[1], -1, -1, -1),
+                    torch.einsum("bmd,bkd->bkm", objects.float(), sentences.float())[:, :, None],
                     known.sum(dim=(1, 3, 4))[:, None] > 0, referents, self.config.temperature,
                 )  # fmt: skip
-        return losses
+        return losses, instance_similarity
 
     @staticmethod
     def _pixel_mask(frame_sizes, mask_logits, size):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from test_model import random_batch
 
-from modeling_cvls.diagnosis import diagnose, gradients, margins
+from modeling_cvls.diagnosis import PUSHED, diagnose, gradients, margins, slopes
+from modeling_cvls.loss_cvls import contrastive_loss
 
 
 def test_gradients_are_those_of_the_weighted_losses(make_model):
@@ -48,6 +49,48 @@ def test_margins_by_hand():
     none = float("nan")
     expected = [[0.6 - 0.9, 0.6 - 0.2, none], [0.5 - 0.4, 0.5 - 0.1, none], [none, none, none]]
     np.testing.assert_allclose(margins(maps, batch), [expected], atol=1e-6)
+
+
+def test_slopes_are_the_derivatives_of_the_loss():
+    """Of one referent against one object at a time, by autograd; object 3 is seen in the first frame only."""
+    similarity = torch.randn(2, 2, 2, 5, generator=torch.Generator().manual_seed(0)).tanh()
+    similarity[:, :, 1, 3] = torch.nan
+    referents = torch.tensor([[[0, 1, 0, 0], [0, 0, 0, 1]], [[1, 0, 1, 0], [0, 0, 0, 0]]]).bool()
+    expected = np.full((2, 2, 2, 4), np.nan, dtype=np.float32)
+    for b, k, t, m in np.ndindex(expected.shape):
+        values = similarity[b, k, t]
+        seen = [r for r in range(4) if referents[b, k, r] and not values[r].isnan()]
+        if not seen or m in seen or values[m].isnan():
+            continue
+        pair = torch.stack([max(values[r] for r in seen), values[m]]).view(1, 1, 1, 2).requires_grad_()
+        exists, referred = torch.ones(1, 1, 2, dtype=torch.bool), torch.tensor([[[True, False]]])
+        contrastive_loss(pair, exists, referred, 0.1).backward()
+        expected[b, k, t, m] = 0.1 * pair.grad[0, 0, 0, 1]
+    np.testing.assert_allclose(slopes(similarity, referents, 0.1), expected, rtol=1e-4)
+
+
+def test_the_output_has_what_the_contrast_compares(make_model):
+    """The loss again, from the output alone; what is not a number is not seen."""
+    model, batch = make_model().eval(), random_batch()
+    output = model(**batch)
+    exists = ~output.instance_similarity.isnan()
+    assert exists[:, :, :, :-1].any() and torch.equal(exists[:, 0], exists[:, -1])
+    loss = contrastive_loss(
+        output.instance_similarity.nan_to_num(),
+        exists[:, 0],
+        torch.nn.functional.pad(batch["referents"], (0, 1)),
+        model.config.temperature,
+    )
+    torch.testing.assert_close(loss, output.losses["contrast"])
+    numbers, _ = diagnose(model, [(batch, [["a cross"] * 3] * 2)])
+    found = slopes(output.instance_similarity, batch["referents"], model.config.temperature)
+    assert numbers["unreferred objects pushed"] == pytest.approx((found[~np.isnan(found)] > PUSHED).mean())
+    frames = [
+        frame[~np.isnan(frame)].max() > PUSHED
+        for frame in found.reshape(-1, found.shape[-1])
+        if not np.isnan(frame).all()
+    ]
+    assert numbers["nearest look-alike pushed"] == pytest.approx(np.mean(frames))
 
 
 def test_words_count_the_sentences_that_have_them(make_model):

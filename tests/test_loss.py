@@ -97,7 +97,8 @@ def test_contrast_equals_the_equations(scene, tau_h, across_frames):
             referred = torch.nn.functional.pad(referents, (0, 1))
             similarity = torch.einsum("bktpd,bkd->bktp", f_hat, e_hat)
             instances = pooled(f_hat, hard_positions(similarity, regions, referred, tau_h))
-            loss = contrastive_loss(e_hat, instances, regions.any(-1), referred, 0.2, across_frames)
+            compared = torch.einsum("bktrd,bkd->bktr", instances, e_hat)
+            loss = contrastive_loss(compared, regions.any(-1), referred, 0.2, across_frames)
         loss.backward()
         results.append((loss.detach(), f.grad, e.grad))
     for expected, found in zip(*results, strict=True):
@@ -110,7 +111,8 @@ def test_contrast_without_referents_is_zero_and_has_a_gradient(scene):
     regions = regions_of(masks, annotated_instances, annotated_frames)
     referred = torch.zeros(B, K, M + 1, dtype=torch.bool)
     instances = pooled(embeddings, hard_positions(embeddings[..., 0], regions, referred, 0.5))
-    loss = contrastive_loss(sentences, instances, regions.any(-1), referred, 0.1)
+    compared = torch.einsum("bktrd,bkd->bktr", instances, sentences)
+    loss = contrastive_loss(compared, regions.any(-1), referred, 0.1)
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(embeddings.grad, torch.zeros_like(embeddings))
@@ -122,7 +124,7 @@ def test_contrast_without_negatives_is_zero():
     embeddings = torch.randn(1, 1, 1, 2, 3, dtype=torch.float64, requires_grad=True)
     referred = torch.tensor([[[True, False]]])
     instances = pooled(embeddings, hard_positions(embeddings[..., 0], regions, referred, None))
-    loss = contrastive_loss(torch.ones(1, 1, 3, dtype=torch.float64), instances, regions.any(-1), referred, 0.1)
+    loss = contrastive_loss(instances.sum(dim=-1), regions.any(-1), referred, 0.1)
     loss.backward()
     assert loss.item() == 0
     assert embeddings.grad.isfinite().all()
