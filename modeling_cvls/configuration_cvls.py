@@ -88,9 +88,9 @@ class CVLSConfig(PreTrainedConfig):
     contrast_size: int = 64
     temperature: float | int = 0.1
     channel_filter: bool = True
-    kept_channels: float | int = 0.75
+    kept_channels: float | int = 0.5
     hard_instances: bool = True
-    hard_temperature: float | int = 0.2
+    hard_temperature: float | int = 0.5
     across_frames: bool = True
     similarity_in_masks: bool = True
 
