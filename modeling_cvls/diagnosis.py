@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import expit
 
 from .explanation import content_words, similarity_in_instances
 from .modeling_cvls import CVLSModel
@@ -84,7 +85,7 @@ def slopes(instance_similarity: torch.Tensor, referents: torch.Tensor, temperatu
     referent = np.where(referred, similarity, -np.inf).max(axis=-1, keepdims=True)
     known = np.isfinite(referent) & ~referred & ~np.isnan(similarity)
     behind = np.subtract(referent, similarity, out=np.full_like(similarity, np.nan), where=known)
-    return 1 / (1 + np.exp(behind / temperature))
+    return expit(-behind / temperature)
 
 
 def diagnose(
@@ -136,8 +137,8 @@ def diagnose(
         means[f"{name} margin"] = float(together.mean())
         means[f"{name} right"] = float((together > 0).mean())
     if pushed:
-        nearest = [np.nan_to_num(each, nan=-1.0).max(axis=-1) for each in pushed]
-        means["nearest look-alike pushed"] = float(np.mean(np.concatenate([n[n >= 0] for n in nearest]) > PUSHED))
+        nearest = [np.fmax.reduce(each, axis=-1) for each in pushed]
+        means["nearest look-alike pushed"] = float((_known(nearest) > PUSHED).mean())
         means["unreferred objects pushed"] = float((_known(pushed) > PUSHED).mean())
     return means, {word: (float((_known(each) > 0).mean()), len(each)) for word, each in of_word.items()}
 

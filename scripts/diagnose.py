@@ -2,9 +2,9 @@
 
 Prints, a column a checkpoint: the losses; how long the gradient of each loss is on what all losses share, as a share of
 the mask losses' gradient, and its cosine with it (1: it asks for the same); by how much and how often the referent is
-ahead of its nearest look-alike; how far sentences that share a word keep the same channels, over the whole split. Then
-the words that are understood worst: how often the referent is ahead in the sentences that contain them. Given the
-checkpoints of one training, it shows how these change.
+ahead of its nearest look-alike, and how many of the look-alikes the contrast still pushes away; how far sentences that
+share a word keep the same channels, over the whole split. Then the words that are understood worst: how often the
+referent is ahead in the sentences that contain them. Given the checkpoints of one training, it shows how these change.
 """
 
 import argparse
