@@ -1,6 +1,7 @@
 """The look-alikes benchmark is what it says: rivals that one word decides between, drift, light, clutter, occlusion."""
 
 import dataclasses
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -42,6 +43,20 @@ def test_every_referent_has_two_rivals_that_differ_in_one_named_attribute_alone(
     assert min(kinds[kind] for kind in ("appearance", "spatial", "temporal", "several", "none")) > 50
     assert all(any(obj.held_out for obj in scene.objects) for scene, _ in heldout)
     assert not any(obj.held_out for scene, _ in scenes for obj in scene.objects)
+
+
+def test_in_every_scene_one_attribute_or_place_parts_three_objects_and_shape_often_does(scenes):
+    parts = Counter()
+    for scene, _ in scenes:
+        differences = [
+            {name for name in ATTRIBUTES if len({getattr(obj, name) for obj in three}) > 1}
+            for three in itertools.combinations(scene.objects, 3)
+        ]
+        found = {name for names in differences if len(names) == 1 for name in names}
+        assert found or set() in differences
+        parts.update(found)
+    assert all(parts[name] > 10 for name in ATTRIBUTES)
+    assert parts["shape"] > max(parts["size"], parts["colour"]) and parts["shape"] > 0.3 * len(scenes)
 
 
 def test_motion_is_that_of_the_scene_and_the_camera_adds_its_drift(scenes):
