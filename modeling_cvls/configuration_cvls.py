@@ -61,7 +61,7 @@ class CVLSConfig(PreTrainedConfig):
         contrast_size: channels D of pixel and sentence embeddings in the contrast.
         temperature: tau of the contrast.
         channel_filter: Language-relevant Channel Filter (LCF) on or off.
-        kept_channels: rho, the share of channels that a sentence keeps, in (0, 1].
+        kept_channels: rho, the share of channels that the filter leaves to a sentence's contrast, in (0, 1].
         hard_instances: Relative Hard Instance Construction (RHIC) on or off (off: mean pooling).
         hard_temperature: tau_h of RHIC; the lower, the harder.
         across_frames: negatives from all annotated frames of the clip (true), or of the positive's own frame (false).
@@ -88,7 +88,7 @@ class CVLSConfig(PreTrainedConfig):
     contrast_size: int = 64
     temperature: float | int = 0.1
     channel_filter: bool = True
-    kept_channels: float | int = 0.5
+    kept_channels: float | int = 0.9
     hard_instances: bool = True
     hard_temperature: float | int = 0.5
     across_frames: bool = True

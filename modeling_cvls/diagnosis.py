@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.special import expit
 
-from .explanation import content_words, similarity_in_instances
+from .explanation import channel_overlap, content_words, similarity_in_instances
 from .modeling_cvls import CVLSModel
 
 #: Parts of the network that all losses share.
@@ -101,13 +101,14 @@ def diagnose(
         "loss NAME": the unweighted losses, "gradient of NAME on PART": its length as a share of the masks', "... cosine
         with the masks'"; "similarity margin", "similarity right" and the same of mask logits: mean of `margins`, and
         the share of them above 0; "nearest look-alike pushed" and "unreferred objects pushed": the share of `slopes`
-        above `PUSHED`.
+        above `PUSHED`; "kept channels in common, ...": `channel_overlap` of the sentences of a clip.
         And for each content word: that share for the mask logits of the sentences with the word, and their number.
     """
     values: dict[str, list[float]] = defaultdict(list)
     ahead: dict[str, list[np.ndarray]] = defaultdict(list)
     of_word: dict[str, list[np.ndarray]] = defaultdict(list)
     pushed: list[np.ndarray] = []
+    overlaps: list[dict] = []
     for batch, sentences in batches:
         batch = {name: value.to(model.device) for name, value in batch.items()}
         output = model(**batch)
@@ -127,6 +128,12 @@ def diagnose(
                 if not np.isnan(of_sentence).all():
                     for word in content_words(text):
                         of_word[word].append(of_sentence)
+        if output.kept_channels is not None:
+            for texts, channels, referents in zip(sentences, output.kept_channels, batch["referents"], strict=True):
+                refer = referents.any(dim=-1)[: len(texts)].cpu().numpy()
+                if refer.any():
+                    referring = [text for text, refers in zip(texts, refer, strict=True) if refers]
+                    overlaps.append(channel_overlap(channels[: len(texts)].cpu().numpy()[refer], referring))
         ahead["mask logit"].append(of_logits)
         if output.similarity is not None:
             ahead["similarity"].append(margins(output.similarity, batch))
@@ -140,6 +147,13 @@ def diagnose(
         nearest = [np.fmax.reduce(each, axis=-1) for each in pushed]
         means["nearest look-alike pushed"] = float((_known(nearest) > PUSHED).mean())
         means["unreferred objects pushed"] = float((_known(pushed) > PUSHED).mean())
+    for name, title in (("sharing", "sentences that share a word"), ("other", "sentences that share none")):
+        pairs = sum(each[f"num_{name}"] for each in overlaps)
+        if pairs:
+            shared = sum(each[name] * each[f"num_{name}"] for each in overlaps if each[name] is not None)
+            means[f"kept channels in common, {title}"] = shared / pairs
+    if overlaps:
+        means["kept channels in common, by chance"] = overlaps[0]["chance"]
     return means, {word: (float((_known(each) > 0).mean()), len(each)) for word, each in of_word.items()}
 
 

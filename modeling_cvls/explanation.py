@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import hypergeom
 
+from .data.collation import ClipCollator
 from .modeling_cvls import CVLSModel
 from .processing_cvls import CVLSProcessor
 
@@ -29,7 +30,8 @@ class Explanation:
         masks: bool (K, T, H, W), at the frames' own size; empty where the presence is below its threshold.
         presence: float (K,), the probability that the window contains a referent.
         similarity: float (K, T, H, W) in [-1, 1], of each pixel to the sentence; None for a model without contrast.
-        channels: bool (K, D), which channels each sentence keeps; None for a model without contrast.
+        channels: bool (K, D), which channels the filter leaves to the contrast of each sentence with a referent (False
+            for the others); None without the truth, and for a model without contrast or without filter.
     """
 
     masks: np.ndarray
@@ -55,6 +57,7 @@ def explain(
     sentences: Sequence[str],
     threshold: float = 0.5,
     presence_threshold: float = 0.5,
+    truth: Mapping[str, np.ndarray] | None = None,
 ) -> Explanation:
     """Runs a model on one window and keeps what leads to its masks.
 
@@ -64,16 +67,19 @@ def explain(
         frames: uint8 (T, H, W, 3), RGB.
         sentences: K sentences.
         threshold, presence_threshold: as for `CVLSProcessor.post_process_masks`.
+        truth: masks (T, M, H, W), annotated_frames (T,), annotated_instances (T, M) and referents (K, M), bool, as
+            `ClipSampler` gives them, where they are known: what the channel filter goes by.
     """
-    inputs = processor(videos=frames, text=list(sentences)).to(model.device)
-    kept: list[torch.Tensor] = []
-    if model.config.contrast_weight > 0:
-        hook = model.contrast.register_forward_hook(lambda module, args, embeddings: kept.append(embeddings.channels))
-    try:
-        outputs = model(**inputs)
-    finally:
-        if model.config.contrast_weight > 0:
-            hook.remove()
+    clip = {"frames": frames, "sentences": list(sentences)}
+    if truth is None:
+        inputs = processor(videos=frames, text=clip["sentences"])
+    else:
+        inputs = ClipCollator(processor, dict)([{**clip, **truth}])
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    outputs = model(**inputs)
+    channels = None
+    if outputs.kept_channels is not None:
+        channels = (outputs.kept_channels & inputs["referents"].any(dim=-1, keepdim=True))[0].cpu().numpy()
     size = frames.shape[1:3]
     (result,) = processor.post_process_masks(outputs, inputs["frame_sizes"], [size], threshold, presence_threshold)
     similarity = outputs.similarity
@@ -84,7 +90,7 @@ def explain(
         masks=result["masks"].cpu().numpy(),
         presence=result["scores"].cpu().numpy(),
         similarity=similarity,
-        channels=(kept[0][0] > 0).cpu().numpy() if kept else None,
+        channels=channels,
     )
 
 
@@ -112,7 +118,7 @@ def channel_overlap(channels: np.ndarray, sentences: Sequence[str]) -> dict[str,
     """How far sentences keep the same channels: the Jaccard index (shared by both / kept by either), over pairs.
 
     Args:
-        channels: bool (K, D), which channels each sentence keeps.
+        channels: bool (K, D), which channels each sentence keeps; the same number for each.
         sentences: K sentences.
 
     Returns:
@@ -125,7 +131,7 @@ def channel_overlap(channels: np.ndarray, sentences: Sequence[str]) -> dict[str,
     for a, b in itertools.combinations(range(len(sentences)), 2):
         overlap = (channels[a] & channels[b]).sum() / (channels[a] | channels[b]).sum()
         overlaps[bool(words[a] & words[b])].append(float(overlap))
-    size, kept = channels.shape[1], int(channels[0].sum())  # the filter keeps the same number for every sentence
+    size, kept = channels.shape[1], int(channels[0].sum())
     chance = hypergeom(size, kept, kept).expect(lambda shared: shared / (2 * kept - shared))
     return {
         "sharing": float(np.mean(overlaps[True])) if overlaps[True] else None,

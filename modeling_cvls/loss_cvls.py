@@ -15,22 +15,45 @@ import torch
 import torch.nn.functional as F
 
 
-def channel_filter(sentence_embeddings: torch.Tensor, kept_channels: float) -> torch.Tensor:
-    r"""Language-relevant Channel Filter (LCF): which channels a sentence keeps.
+def channel_filter(
+    sentence: torch.Tensor,
+    instances: torch.Tensor,
+    region_exists: torch.Tensor,
+    referred: torch.Tensor,
+    kept_channels: float,
+) -> torch.Tensor:
+    r"""Language-relevant Channel Filter (LCF): which channels are left to a sentence's contrast.
 
-    What a sentence speaks of shows in its own embedding: the $\lceil \rho D \rceil$ channels with the largest $|e_d|$
-    get 1, all others 0. A dropped channel takes no part at all, not even in the length of what is compared.
+    In the margin by which a sentence is nearer to its referent than to the other objects of the clip, a channel has the
+    part $r_d = \hat e_d (\mathrm{mean}_{v^+} v_d - \mathrm{mean}_{v^-} v_d)$. The channels with the largest $r_d$, by
+    which the referent is told apart most easily, get 0 and are excluded; the other $\lceil \rho D \rceil$ get 1, and
+    the contrast must be won by them. A dropped channel takes no part, not even in the length of what is compared.
+
+    The background is no object that could be confused, and does not count.
 
     Args:
-        sentence_embeddings: (..., D) e.
+        sentence: (B, K, D) $\hat e$.
+        instances: (B, K, T, R, D) instance embeddings v, last the background.
+        region_exists: (B, T, R) bool.
+        referred: (B, K, R) bool.
         kept_channels: $\rho$ in (0, 1].
 
     Returns:
-        (..., D) of zeros and ones, dtype of `sentence_embeddings`; a choice, without a gradient.
+        (B, K, D) of zeros and ones, dtype of `sentence`; a choice, without a gradient. Of no meaning for a sentence
+        without referent, which has no contrast.
     """
-    relevance = sentence_embeddings.detach().abs()
-    kept = relevance.topk(math.ceil(kept_channels * relevance.shape[-1]), dim=-1).indices
-    return torch.zeros_like(relevance).scatter(-1, kept, 1.0)
+    instances = instances.detach()[..., :-1, :]
+    exists = region_exists[:, None, :, :-1]
+    positive = exists & referred[:, :, None, :-1]
+    negative = exists & ~referred[:, :, None, :-1]
+
+    def mean(chosen: torch.Tensor) -> torch.Tensor:
+        number = chosen.sum(dim=(2, 3)).clamp(min=1)[..., None]
+        return torch.einsum("bktm,bktmd->bkd", chosen.to(instances.dtype), instances) / number
+
+    parts = sentence.detach() * (mean(positive) - mean(negative))
+    left = parts.topk(math.ceil(kept_channels * parts.shape[-1]), dim=-1, largest=False).indices
+    return torch.zeros_like(parts).scatter(-1, left, 1.0)
 
 
 def regions_of(

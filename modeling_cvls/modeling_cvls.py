@@ -37,6 +37,8 @@ class CVLSOutput(ModelOutput):
         instance_similarity: (B, K, T, M + 1) in [-1, 1], what the contrast compares: the similarity of each instance's
             embedding, and last the background's, to the sentence; with the losses, for looking at (no gradient). Not a
             number where an instance is not seen or not annotated.
+        kept_channels: (B, K, D) bool, the channels that the filter (LCF) left to each sentence's contrast, with the
+            losses; None where it is off. Of no meaning for a sentence without referent.
         losses: the unweighted parts of the loss: bce, dice, presence, contrast, alignment.
     """
 
@@ -45,6 +47,7 @@ class CVLSOutput(ModelOutput):
     presence_logits: torch.FloatTensor | None = None
     similarity: torch.FloatTensor | None = None
     instance_similarity: torch.FloatTensor | None = None
+    kept_channels: torch.BoolTensor | None = None
     losses: dict[str, torch.FloatTensor] | None = None
 
 
@@ -267,47 +270,40 @@ class CVLSFusionLayer(nn.Module):
 
 
 class CVLSEmbeddings(NamedTuple):
-    """What the contrast compares, on the channels that each sentence keeps (LCF); D channels.
+    """What the contrast compares; D channels.
 
-    A position's embedding is f^ = (normalize(m pixels) + upsampled normalize(m tokens)) / 2: what it looks like, and
-    what the coarse token there became when it met the sentence. It is never written out for every position: similarity
-    and pooling are linear in both halves, so that stride-4 maps with channels exist once a clip, not once a sentence.
+    A position's embedding is f^ = (normalize(pixels) + upsampled normalize(tokens)) / 2: what it looks like, and what
+    the coarse token there became when it met the sentence. It is never written out for every position: similarity and
+    pooling are linear in both halves, so that stride-4 maps with channels exist once a clip, not once a sentence.
     """
 
-    pixels: torch.Tensor  # (B, T, D, h4, w4), shared by the sentences, not normalised
-    lengths: torch.Tensor  # (B, K, T, h4, w4), |m pixels|
-    tokens: torch.Tensor  # (B, K, T, h, w, D), normalize(m tokens)
-    sentence: torch.Tensor  # (B, K, D), e^ = normalize(m e)
-    channels: torch.Tensor  # (B, K, D), m: 1 where a channel is kept, else 0
+    pixels: torch.Tensor  # (B, T, D, h4, w4), normalised, shared by the sentences
+    tokens: torch.Tensor  # (B, K, T, h, w, D), normalised
+    sentence: torch.Tensor  # (B, K, D), e^
 
     def similarity(self) -> torch.Tensor:
         """s = <f^, e^> in [-1, 1] of every position, (B, K, T, h4, w4)."""
-        fine = torch.einsum("bkd,btdhw->bkthw", self.channels * self.sentence, self.pixels) / self.lengths
+        fine = torch.einsum("bkd,btdhw->bkthw", self.sentence, self.pixels)
         coarse = torch.einsum("bkthwd,bkd->bkthw", self.tokens, self.sentence)
         return (fine + _upsample(coarse[:, :, :, None], fine.shape[-2:])[:, :, :, 0]) / 2
 
     def pool(self, weights: torch.Tensor) -> torch.Tensor:
         """Instance embeddings v = normalize(sum_p a_p f^_p) from the weights a (B, K, T, R, h4, w4) of each region:
         (B, K, T, R, D)."""
-        fine = torch.einsum("bktrhw,btdhw->bktrd", weights / self.lengths[:, :, :, None], self.pixels)
+        fine = torch.einsum("bktrhw,btdhw->bktrd", weights, self.pixels)
         rows, columns = (
             _interpolation(size, to, weights)
             for size, to in zip(self.tokens.shape[3:5], weights.shape[-2:], strict=True)
         )
         coarse = torch.einsum("bktrhw,bkthwd->bktrd", rows.T @ weights @ columns, self.tokens)
-        return F.normalize(self.channels[:, :, None, None] * fine + coarse, dim=-1)
-
-    def compare(self, weights: torch.Tensor) -> torch.Tensor:
-        """<e^, v> of each region, (B, K, T, R), from the weights of its positions."""
-        return torch.einsum("bktrd,bkd->bktr", self.pool(weights), self.sentence)
+        return F.normalize(fine + coarse, dim=-1)
 
 
 class CVLSContrast(nn.Module):
-    """The contrastive head: what it compares of the pixels, the fused tokens and the fused sentence."""
+    """The contrastive head: embeddings of the pixels, the fused tokens and the fused sentence."""
 
     def __init__(self, config: CVLSConfig):
         super().__init__()
-        self.config = config
         self.project_pixels = nn.Conv2d(config.pixel_size, config.contrast_size, 1)
         self.project_tokens = nn.Linear(config.hidden_size, config.contrast_size)
         self.project_sentence = nn.Linear(config.hidden_size, config.contrast_size)
@@ -319,15 +315,12 @@ class CVLSContrast(nn.Module):
             tokens: (B, K, T, h, w, hidden_size), fused with each sentence.
             sentence: (B, K, hidden_size).
         """
-        pixels = self.project_pixels(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
-        tokens = self.project_tokens(tokens)
-        sentence = self.project_sentence(sentence)
-        channels = torch.ones_like(sentence)
-        if self.config.channel_filter:
-            channels = channel_filter(sentence, self.config.kept_channels)
-        lengths = torch.einsum("bkd,btdhw->bkthw", channels, pixels.square()).clamp(min=1e-12).sqrt()
-        tokens = F.normalize(tokens * channels[:, :, None, None, None], dim=-1)
-        return CVLSEmbeddings(pixels, lengths, tokens, F.normalize(sentence * channels, dim=-1), channels)
+        fine = self.project_pixels(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        return CVLSEmbeddings(
+            F.normalize(fine, dim=2),
+            F.normalize(self.project_tokens(tokens), dim=-1),
+            F.normalize(self.project_sentence(sentence), dim=-1),
+        )
 
 
 class CVLSChoice(NamedTuple):
@@ -543,20 +536,20 @@ class CVLSModel(CVLSPreTrainedModel):
             mask_logits = _extend_edges(mask_logits, frame_sizes // 4)
         presence_logits = self.judge(sentence, choice)
 
-        loss = losses = instance_similarity = None
+        loss = losses = instance_similarity = kept_channels = None
         if referents is not None:
             if annotated_frames is None or instance_masks is None:
                 raise ValueError("`referents` needs `instance_masks` and `annotated_frames` for the loss")
             if annotated_instances is None:
                 annotated_instances = annotated_frames[..., None].expand(instance_masks.shape[:3])
-            losses, instance_similarity = self.losses(
+            losses, instance_similarity, kept_channels = self.losses(
                 mask_logits, presence_logits, similarity, embeddings, unfused, frame_sizes, sentence_mask,
                 instance_masks, annotated_frames & frame_mask, annotated_instances, referents,
             )  # fmt: skip
             loss = sum(getattr(self.config, f"{name}_weight") * value for name, value in losses.items())
         return CVLSOutput(
             loss=loss, mask_logits=mask_logits, presence_logits=presence_logits, similarity=similarity,
-            instance_similarity=instance_similarity, losses=losses,
+            instance_similarity=instance_similarity, kept_channels=kept_channels, losses=losses,
         )  # fmt: skip
 
     def see(self, frames, frame_mask, frame_sizes):
@@ -642,8 +635,8 @@ class CVLSModel(CVLSPreTrainedModel):
         self, mask_logits, presence_logits, similarity, embeddings, unfused, frame_sizes, sentence_mask,
         instance_masks, annotated_frames, annotated_instances, referents,
     ):  # fmt: skip
-        """The unweighted parts of the loss whose weight is not 0, in float32, and the instances' similarity of the
-        output; shapes as in `forward`."""
+        """The unweighted parts of the loss whose weight is not 0, in float32, and the output's instance similarity and
+        kept channels; shapes as in `forward`."""
         referents = referents & sentence_mask[..., None]
         chosen, instances = referents.to(torch.float32), instance_masks.to(torch.float32)
         # a pair's truth is known where all its referents are annotated; without referents, in every annotated frame
@@ -659,7 +652,7 @@ class CVLSModel(CVLSPreTrainedModel):
             "dice": dice,
             "presence": presence_loss(presence_logits.float(), referents.any(dim=-1), sentence_mask),
         }
-        instance_similarity = None
+        instance_similarity = kept_channels = None
         if embeddings is not None:
             grid = mask_logits.shape[-2:]
             shares = F.interpolate(instances.flatten(0, 1), size=grid, mode="area").unflatten(0, instances.shape[:2])
@@ -669,7 +662,14 @@ class CVLSModel(CVLSPreTrainedModel):
             tau_h = self.config.hard_temperature if self.config.hard_instances else None
             weights = hard_positions(similarity.float().flatten(3), regions, referred, tau_h).unflatten(-1, grid)
             embeddings = CVLSEmbeddings(*(part.float() for part in embeddings))
-            compared, exists = embeddings.compare(weights), regions.any(dim=-1)
+            exists = regions.any(dim=-1)
+            sentence, constructed = embeddings.sentence, embeddings.pool(weights)
+            if self.config.channel_filter:
+                left = channel_filter(sentence, constructed, exists, referred, self.config.kept_channels)
+                sentence = F.normalize(left * sentence, dim=-1)
+                constructed = F.normalize(left[:, :, None, None] * constructed, dim=-1)
+                kept_channels = left > 0
+            compared = torch.einsum("bktrd,bkd->bktr", constructed, sentence)
             losses["contrast"] = contrastive_loss(
                 compared, exists, referred, self.config.temperature, self.config.across_frames
             )
@@ -681,7 +681,7 @@ class CVLSModel(CVLSPreTrainedModel):
                     torch.einsum("bmd,bkd->bkm", objects.float(), sentences.float())[:, :, None],
                     known.sum(dim=(1, 3, 4))[:, None] > 0, referents, self.config.temperature,
                 )  # fmt: skip
-        return losses, instance_similarity
+        return losses, instance_similarity, kept_channels
 
     @staticmethod
     def _pixel_mask(frame_sizes, mask_logits, size):

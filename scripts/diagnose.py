@@ -3,7 +3,7 @@
 Prints, a column a checkpoint: the losses; how long the gradient of each loss is on what all losses share, as a share of
 the mask losses' gradient, and its cosine with it (1: it asks for the same); by how much and how often the referent is
 ahead of its nearest look-alike, and how many of the look-alikes the contrast still pushes away; how far sentences that
-share a word keep the same channels, over the whole split. Then the words that are understood worst: how often the
+share a word keep the same channels. Then the words that are understood worst: how often the
 referent is ahead in the sentences that contain them. Given the checkpoints of one training, it shows how these change.
 """
 
@@ -20,31 +20,7 @@ from transformers import AutoProcessor
 from modeling_cvls import CVLSModel
 from modeling_cvls.data import ClipCollator, ClipSampler, check_dataset
 from modeling_cvls.diagnosis import diagnose
-from modeling_cvls.explanation import channel_overlap, explain
 from modeling_cvls.launch import check_checkpoint
-
-
-def overlaps(model: CVLSModel, processor, dataset) -> dict[str, float]:
-    """Of the channels that the sentences of a video keep, as `channel_overlap` gives them, over a whole split."""
-    totals, counts, chance = {"sharing": 0.0, "other": 0.0}, {"sharing": 0, "other": 0}, float("nan")
-    sampler = ClipSampler(model.config.num_frames, flip_probability=0.0)
-    for row in tqdm(dataset, desc="kept channels", unit="video"):
-        clip = sampler(row)
-        if len(clip["sentences"]) < 2:
-            continue
-        overlap = channel_overlap(
-            explain(model, processor, clip["frames"], clip["sentences"]).channels, clip["sentences"]
-        )
-        chance = overlap["chance"]
-        for name in totals:
-            totals[name] += (overlap[name] or 0) * overlap[f"num_{name}"]
-            counts[name] += overlap[f"num_{name}"]
-    means = {name: totals[name] / counts[name] if counts[name] else float("nan") for name in totals}
-    return {
-        "kept channels in common, sentences that share a word": means["sharing"],
-        "kept channels in common, sentences that share none": means["other"],
-        "kept channels in common, by chance": chance,
-    }
 
 
 def print_table(names: list[str], columns: list[dict[str, float]], rows: Iterable[str]) -> None:
@@ -83,8 +59,6 @@ def main() -> None:
         parts = (list(dataset.select(range(s, min(s + arguments.batch_size, len(dataset))))) for s in starts)
         batches = ((collate(rows), [[s["text"] for s in row["sentences"]] for row in rows]) for rows in parts)
         numbers, words = diagnose(model, batches)
-        if model.config.contrast_weight > 0 and model.config.channel_filter:
-            numbers |= overlaps(model, processor, dataset)
         columns.append(numbers)
         understood.append({word: share for word, (share, number) in words.items() if number >= arguments.sentences})
 

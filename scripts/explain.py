@@ -57,6 +57,21 @@ class Clip:
         """bool (T, M, H, W), or None where no truth is known."""
         return None if self.row is None else read_masks(self.row, indices)[0]
 
+    def objects(self, indices: Sequence[int]) -> dict[str, np.ndarray] | None:
+        """The objects in these frames and who refers to them, as `explain` takes them; None where none is known."""
+        if self.row is None:
+            return None
+        masks, annotated_frames, annotated_instances = read_masks(self.row, indices)
+        referents = np.zeros((len(self.sentences), masks.shape[1]), dtype=bool)
+        for refers, sentence in zip(referents, self.row["sentences"], strict=True):
+            refers[sentence["instances"]] = True
+        return {
+            "masks": masks,
+            "annotated_frames": annotated_frames,
+            "annotated_instances": annotated_instances,
+            "referents": referents,
+        }
+
     def truth(self, sentence: int) -> np.ndarray | None:
         """bool (H, W): the referents in the frame that is shown, None where they are not known."""
         if self.row is None or self.frame not in self.row["annotated_frames"]:
@@ -96,7 +111,9 @@ class Segmenter:
     def explain(self, clip: Clip) -> tuple[list[int], Explanation]:
         """The window around the clip's frame, of this model's length, and what the model made of it."""
         window = clip.window(self.model.config.num_frames)
-        return window, explain(self.model, self.processor, clip.read(window), clip.sentences)
+        return window, explain(
+            self.model, self.processor, clip.read(window), clip.sentences, truth=clip.objects(window)
+        )
 
 
 class Sheet:
@@ -230,7 +247,7 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
 
     tile_height = TILE * frame.shape[0] / frame.shape[1]
     row_height = 0.27 + tile_height + 0.32
-    strips = seen.channels is not None and segmenter.model.config.channel_filter
+    strips = seen.channels is not None and seen.channels.any()
     top, count = MARGIN + 0.74, clip.num_shown
     sheet_height = top + count * row_height + 0.55 + (0.78 + 0.2 * count if strips else 0.2)
     sheet = Sheet(2 * MARGIN + len(heads) * (TILE + GAP) - GAP + (0.1 if values is not None else 0), sheet_height)
@@ -307,11 +324,13 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
     y = top + count * row_height + 0.25
     if strips:
         lines = draw_channels(sheet, y, seen.channels, clip.sentences, count)
-    elif seen.channels is not None:
-        lines = [f"the channel filter is off: every sentence keeps all {seen.channels.shape[1]} channels"]
-        sheet.text(MARGIN, y, lines[0], size=7, colour=FAINT)
     else:
-        lines = ["no channels: trained without the contrast (contrast_weight 0)"]
+        if not segmenter.has_contrast:
+            lines = ["no channels: trained without the contrast (contrast_weight 0)"]
+        elif not segmenter.model.config.channel_filter:
+            lines = ["the channel filter is off: every sentence keeps all channels"]
+        else:
+            lines = ["which channels the filter keeps shows where referents and other objects are known (--dataset)"]
         sheet.text(MARGIN, y, lines[0], size=7, colour=FAINT)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.figure.savefig(path, dpi=150)
@@ -320,10 +339,10 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
 
 
 def draw_channels(sheet: Sheet, y: float, channels: np.ndarray, sentences: list[str], count: int) -> list[str]:
-    """A strip of cells for each of the first `count` sentences, in its colour where it keeps the channel; below, in
-    words, the overlap between all of them."""
+    """A strip of cells for each of the first `count` sentences, in its colour where the filter leaves it the channel;
+    below, in words, the overlap between all of them that have a referent."""
     size = channels.shape[1]
-    sheet.text(MARGIN, y, f"channels that each sentence keeps: {channels[0].sum()} of {size}", size=8.5)
+    sheet.text(MARGIN, y, f"channels that each sentence keeps: {channels.sum(axis=1).max()} of {size}", size=8.5)
     left = MARGIN + 0.36 * (sheet.width - 2 * MARGIN)
     width = sheet.width - MARGIN - left
     for k, sentence in enumerate(sentences[:count]):
@@ -333,14 +352,17 @@ def draw_channels(sheet: Sheet, y: float, channels: np.ndarray, sentences: list[
         cells = np.where(channels[k][:, None], colour_of(k), (0.93, 0.93, 0.93))
         axes.pcolormesh(np.arange(size + 1), [0, 1], cells[None], edgecolors="white", linewidth=0.5)
         axes.set_axis_off()
-    overlap = channel_overlap(channels, sentences)
+    referring = channels.any(axis=1)
+    overlap = channel_overlap(
+        channels[referring], [text for text, refers in zip(sentences, referring, strict=True) if refers]
+    )
 
     def mean(name: str) -> str:
         number = overlap[f"num_{name}"]
         return f"{overlap[name]:.2f} ({number} pair{'s' * (number != 1)})" if number else "no such pair"
 
     lines = [
-        f"overlap of kept channels (Jaccard index) between the clip's {len(sentences)} sentences; by chance "
+        f"overlap of kept channels (Jaccard index) between the clip's {referring.sum()} sentences; by chance "
         f"{overlap['chance']:.2f}",
         f"pairs that share a content word: {mean('sharing')}; pairs that share none: {mean('other')}",
     ]
