@@ -56,6 +56,23 @@ def channel_filter(
     return torch.zeros_like(parts).scatter(-1, left, 1.0)
 
 
+def compare(sentence: torch.Tensor, instances: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
+    r"""The similarity $\langle \hat e, v \rangle$ of sentences and instance embeddings, on the channels that are left.
+
+    Args:
+        sentence: (B, K, D) $\hat e$.
+        instances: (B, K, T, R, D) v.
+        channels: (B, K, D) of zeros and ones, or None for all.
+
+    Returns:
+        (B, K, T, R) in [-1, 1].
+    """
+    if channels is not None:
+        sentence = F.normalize(channels * sentence, dim=-1)
+        instances = F.normalize(channels[:, :, None, None] * instances, dim=-1)
+    return torch.einsum("bktrd,bkd->bktr", instances, sentence)
+
+
 def regions_of(
     instance_masks: torch.Tensor, annotated_instances: torch.Tensor, annotated_frames: torch.Tensor
 ) -> torch.Tensor:

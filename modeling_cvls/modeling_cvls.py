@@ -17,6 +17,7 @@ from .configuration_cvls import CVLSConfig
 from .hub_cvls import push_card
 from .loss_cvls import (
     channel_filter,
+    compare,
     contrastive_loss,
     hard_positions,
     mask_losses,
@@ -663,13 +664,11 @@ class CVLSModel(CVLSPreTrainedModel):
             weights = hard_positions(similarity.float().flatten(3), regions, referred, tau_h).unflatten(-1, grid)
             embeddings = CVLSEmbeddings(*(part.float() for part in embeddings))
             exists = regions.any(dim=-1)
-            sentence, constructed = embeddings.sentence, embeddings.pool(weights)
+            sentence, constructed, channels = embeddings.sentence, embeddings.pool(weights), None
             if self.config.channel_filter:
-                left = channel_filter(sentence, constructed, exists, referred, self.config.kept_channels)
-                sentence = F.normalize(left * sentence, dim=-1)
-                constructed = F.normalize(left[:, :, None, None] * constructed, dim=-1)
-                kept_channels = left > 0
-            compared = torch.einsum("bktrd,bkd->bktr", constructed, sentence)
+                channels = channel_filter(sentence, constructed, exists, referred, self.config.kept_channels)
+                kept_channels = channels > 0
+            compared = compare(sentence, constructed, channels)
             losses["contrast"] = contrastive_loss(
                 compared, exists, referred, self.config.temperature, self.config.across_frames
             )

@@ -36,7 +36,7 @@ def test_operations_of_the_contrastive_head():
     multiply_adds = (
         pixels * config.pixel_size * size  # the projection of the pixels, shared by all sentences
         + sentences * (tokens + 1) * config.hidden_size * size  # of the fused tokens and of the sentences
-        + 2 * sentences * pixels * size  # lengths on the kept channels, and products with the sentence
+        + sentences * pixels * size  # the pixels' products with the sentences
         + sentences * tokens * size  # the tokens' products with the sentence
         + 2 * sentences * tokens * config.hidden_size  # the tokens that are chosen, in a frame and in the clip
         + sentences * (frames + 1) * config.hidden_size**2  # and their projections into the queries

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from modeling_cvls import CVLSPipeline
-from modeling_cvls.data import FEATURES
+from modeling_cvls.data import FEATURES, ClipCollator
 from modeling_cvls.explanation import (
     channel_overlap,
     content_words,
@@ -152,32 +152,34 @@ def test_explanation_is_what_the_model_says(make_model, processor, frames):
     np.testing.assert_allclose(found, corners / 4, atol=1e-5)
 
 
-def test_kept_channels_are_those_that_matter(make_model, processor, frames):
-    """Without a dropped channel's projections a sentence's similarity stays; without a kept one's it changes."""
+def test_kept_channels_are_those_of_the_loss(make_model, processor, frames):
+    """Known with the truth alone, for the sentences that refer to something; the loss filtered by them is the loss."""
     model = make_model(kept_channels=0.3)
     sentences = [text for text, _ in SENTENCES]
-    before = explain(model, processor, frames, sentences)
-    assert before.channels.shape == (3, 12) and (before.channels.sum(axis=1) == 4).all()  # ceil(0.3 * 12)
-    assert len(np.unique(before.channels, axis=0)) > 1
-    for channel in range(12):
-        changed = make_model(kept_channels=0.3)
-        with torch.no_grad():
-            for layer in (changed.contrast.project_pixels, changed.contrast.project_tokens):
-                layer.weight[channel], layer.bias[channel] = 0, 0
-        after = explain(changed, processor, frames, sentences)
-        difference = abs(after.similarity - before.similarity).max(axis=(1, 2, 3))
-        np.testing.assert_array_equal(difference > 1e-6, before.channels[:, channel])
+    masks = np.zeros((4, 2, 64, 64), bool)
+    masks[:, 0, 8:32, 8:32] = masks[:, 1, 36:60, 20:50] = True
+    truth = {
+        "masks": masks,
+        "annotated_frames": np.array([True, False, True, True]),
+        "annotated_instances": np.array([[True, True], [False, False], [True, True], [True, False]]),
+        "referents": np.array([[True, False], [False, True], [False, False]]),
+    }
+    seen, without = (explain(model, processor, frames, sentences, truth=known) for known in (truth, None))
+    assert seen.channels.sum(axis=1).tolist() == [4, 4, 0]  # ceil(0.3 * 12)
+    assert (seen.channels[0] != seen.channels[1]).any()
+    assert without.channels is None
+    np.testing.assert_array_equal(seen.masks, without.masks)
+    np.testing.assert_allclose(seen.similarity, without.similarity, atol=1e-6)
+    assert explain(make_model(channel_filter=False), processor, frames, sentences, truth=truth).channels is None
+
+    clip = {"frames": frames, "sentences": sentences, **truth}
+    outputs = model(**ClipCollator(processor, dict)([clip]))
+    np.testing.assert_array_equal(outputs.kept_channels[0, :2].numpy(), seen.channels[:2])
 
 
 def test_without_contrast_there_is_nothing_to_show(make_model, processor, frames):
     seen = explain(make_model(contrast_weight=0.0), processor, frames, ["the red circle"])
     assert seen.similarity is None and seen.channels is None and seen.masks.shape == (1, 4, 64, 64)
-
-
-def test_hook_does_not_stay(make_model, processor, frames):
-    model = make_model()
-    explain(model, processor, frames, ["the red circle"])
-    assert not model.contrast._forward_hooks
 
 
 def test_the_clip_is_chosen_by_the_data_alone():
@@ -204,7 +206,9 @@ def test_pictures_of_a_data_set(files, capsys):
     main([*given, str(files / "new" / "a.png"), "--model", str(files / "full")])
     alone, text = picture(files / "new" / "a.png"), capsys.readouterr().out
     assert "'the red circle': full: presence" in text and "similarity inside object 0 (referent)" in text
-    assert "pairs that share a content word: " in text and "(1 pair)" in text and "(2 pairs)" in text
+    # the third sentence has no referent, and so no contrast that channels could be kept for
+    assert "between the clip's 2 sentences" in text
+    assert "(1 pair); pairs that share none: no such pair" in text
     main([*given, str(files / "b.png"), "--model", str(files / "full"), "--compare", str(files / "baseline")])
     assert picture(files / "b.png").shape[1] > alone.shape[1]  # one more column
     assert "baseline: presence" in capsys.readouterr().out
@@ -230,7 +234,9 @@ def test_picture_of_a_video_and_of_a_model_without_filter(files, make_model, pro
     sentences = ["the red circle costs $5 and $6", "a " + "very " * 9 + "long sentence"]
     load_script().main([str(video), *sentences, "--model", str(files / "unfiltered"), "--output", str(output)])
     picture(output)
-    assert "the channel filter is off: every sentence keeps all 12 channels" in capsys.readouterr().out
+    assert "the channel filter is off: every sentence keeps all channels" in capsys.readouterr().out
+    load_script().main([str(video), *sentences, "--model", str(files / "full"), "--output", str(output)])
+    assert "which channels the filter keeps shows where referents" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

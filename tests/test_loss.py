@@ -1,5 +1,6 @@
 """Every part of the loss against plain loops written from the equations, in float64, values and gradients."""
 
+import itertools
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from modeling_cvls.loss_cvls import (
     channel_filter,
+    compare,
     contrastive_loss,
     hard_positions,
     mask_losses,
@@ -130,13 +132,60 @@ def test_contrast_without_negatives_is_zero():
     assert embeddings.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("share", "kept"), [(0.5, 3), (0.01, 1), (0.51, 4), (1.0, 6)])
-def test_filter_keeps_the_channels_in_which_the_sentence_is_largest(share, kept):
-    sentence = torch.tensor([[0.3, -2.0, 5.0, 0.1, 0.0, -0.2]], dtype=torch.float64, requires_grad=True)
-    mask = channel_filter(sentence, share)
-    largest = sorted(range(6), key=lambda d: -abs(sentence[0, d].item()))[:kept]
-    assert mask[0].tolist() == [1.0 if d in largest else 0.0 for d in range(6)]
+def filter_case():
+    """Two clips, two sentences, two frames, three instances and the background, six channels. One instance is not seen
+    in one frame; one sentence refers to two instances."""
+    generator = torch.Generator().manual_seed(6)
+    sentence = torch.randn(2, 2, 6, generator=generator, dtype=torch.float64)
+    instances = torch.randn(2, 2, 2, 4, 6, generator=generator, dtype=torch.float64)
+    exists = torch.ones(2, 2, 4, dtype=torch.bool)
+    exists[0, 1, 2] = False
+    referred = torch.tensor([[[1, 0, 0, 0], [0, 0, 1, 0]], [[0, 1, 1, 0], [1, 0, 0, 0]]]).bool()
+    return sentence, instances, exists, referred
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.5, 3), (0.01, 1), (0.51, 4), (1.0, 6)])
+def test_filter_drops_the_channels_that_tell_the_referent_apart_most(share, left):
+    sentence, instances, exists, referred = filter_case()
+    mask = channel_filter(sentence.requires_grad_(), instances.requires_grad_(), exists, referred, share)
     assert not mask.requires_grad
+    for b, k in itertools.product(range(2), range(2)):
+        parts = []
+        for d in range(6):
+            of_referent, of_others = [], []
+            for t, m in itertools.product(range(2), range(3)):  # without the background
+                if exists[b, t, m]:
+                    (of_referent if referred[b, k, m] else of_others).append(instances[b, k, t, m, d].item())
+            parts.append(
+                sentence[b, k, d].item() * (sum(of_referent) / len(of_referent) - sum(of_others) / len(of_others))
+            )
+        smallest = sorted(range(6), key=parts.__getitem__)[:left]
+        assert mask[b, k].tolist() == [1.0 if d in smallest else 0.0 for d in range(6)]
+
+
+def test_dropped_channels_do_nothing():
+    """LCF: they change neither what is compared nor the loss, and get no gradient; the kept ones do."""
+    sentence, instances, exists, referred = filter_case()
+    channels = channel_filter(sentence, instances, exists, referred, 0.5)
+    sentence.requires_grad_(), instances.requires_grad_()
+    compared = compare(sentence, instances, channels)
+    for b, k in itertools.product(range(2), range(2)):
+        kept = channels[b, k] > 0
+        cosine = torch.nn.functional.cosine_similarity(instances[b, k][..., kept], sentence[b, k][kept], dim=-1)
+        torch.testing.assert_close(compared[b, k], cosine)
+    contrastive_loss(compared, exists, referred, 0.1).backward()
+    assert (sentence.grad[channels == 0] == 0).all() and (sentence.grad[channels > 0] != 0).all()
+    dropped = (channels == 0)[:, :, None, None].expand_as(instances)
+    assert (instances.grad[dropped] == 0).all() and (instances.grad[~dropped] != 0).any()
+    noise = 10 * (channels == 0)
+    changed = compare(sentence + noise, instances - noise[:, :, None, None], channels)
+    torch.testing.assert_close(changed, compared, rtol=0, atol=1e-12)
+
+
+def test_without_a_filter_all_channels_are_compared():
+    sentence, instances, *_ = filter_case()
+    expected = (sentence[:, :, None, None] * instances).sum(dim=-1)
+    torch.testing.assert_close(compare(sentence, instances), expected)
 
 
 def test_mask_losses_equal_the_formulas():

@@ -144,8 +144,8 @@ def head_inputs(sentences, generator):
 
 
 def test_similarity_and_instances_equal_those_of_written_out_embeddings(make_model):
-    """f^ = (normalize(m pixels) + upsampled normalize(m tokens)) / 2 at every position, then the plain definitions."""
-    head = make_model(kept_channels=0.5).contrast.double()
+    """f^ = (normalize(pixels) + upsampled normalize(tokens)) / 2 at every position, then the plain definitions."""
+    head = make_model().contrast.double()
     generator = torch.Generator().manual_seed(4)
     pixels, tokens, sentence = (x.double() for x in head_inputs(3, generator))
     embeddings = head(pixels, tokens, sentence)
@@ -153,15 +153,11 @@ def test_similarity_and_instances_equal_those_of_written_out_embeddings(make_mod
     def unit(x):
         return x / x.norm(dim=-1, keepdim=True)
 
-    e = head.project_sentence(sentence)
-    order = e.abs().argsort(dim=-1, descending=True)
-    kept = torch.zeros_like(e).scatter(-1, order[..., :6], 1.0)  # half of 12 channels
     fine = head.project_pixels(pixels.flatten(0, 1)).unflatten(0, (2, 2)).movedim(2, -1)[:, None]
-    fine = unit(fine * kept[:, :, None, None, None])
-    coarse = unit(head.project_tokens(tokens) * kept[:, :, None, None, None])
+    fine, coarse = unit(fine), unit(head.project_tokens(tokens))
     coarse = torch.nn.functional.interpolate(coarse.movedim(-1, 3).flatten(0, 2), size=(8, 12), mode="bilinear")
     f = (fine + coarse.unflatten(0, (2, 3, 2)).movedim(3, -1)) / 2
-    e = unit(e * kept)
+    e = unit(head.project_sentence(sentence))
     torch.testing.assert_close(embeddings.similarity(), (f * e[:, :, None, None, None]).sum(dim=-1))
     assert embeddings.similarity().abs().max() <= 1
 
@@ -170,37 +166,17 @@ def test_similarity_and_instances_equal_those_of_written_out_embeddings(make_mod
     torch.testing.assert_close(embeddings.pool(weights), v)
 
 
-def test_dropped_channels_do_nothing(make_model):
-    """LCF: what a sentence does not keep changes neither its similarity nor its instances, and gets no gradient."""
-    head = make_model(kept_channels=0.25).contrast
-    generator = torch.Generator().manual_seed(3)
-    inputs = head_inputs(1, generator)
-    weights = torch.rand(2, 1, 2, 3, 8, 12, generator=generator)
-    order = head.project_sentence(inputs[2]).abs().argsort(dim=-1, descending=True)
-    dropped = torch.ones(2, 12, dtype=torch.bool).scatter(-1, order[:, 0, :3], False)  # ceil(0.25 * 12) = 3 are kept
-
-    outputs = []
-    for module in (head.project_pixels, head.project_tokens):
-        module.register_forward_hook(lambda module, inputs, output: output.retain_grad() or outputs.append(output))
-    before = head(*inputs)
-    results = before.similarity(), before.pool(weights)
-    sum(result.square().sum() for result in results).backward()
-    fine, coarse = (output.grad for output in outputs)
-    for gradient in (fine.unflatten(0, (2, 2)).abs().sum(dim=(1, 3, 4)), coarse.abs().sum(dim=(1, 2, 3, 4))):
-        assert (gradient[dropped] == 0).all()
-        assert (gradient[~dropped] > 0).all()
-
-    def shake(module, inputs, output):
-        noise = 10 * torch.randn(output.shape, generator=generator)
-        if module is head.project_pixels:
-            return output + noise * dropped.repeat_interleave(2, dim=0)[:, :, None, None]
-        return output + noise * dropped[:, None, None, None, None]
-
-    for module in (head.project_pixels, head.project_tokens):
-        module.register_forward_hook(shake)
-    after = head(*inputs)
-    for changed, result in zip((after.similarity(), after.pool(weights)), results, strict=True):
-        torch.testing.assert_close(changed, result, rtol=0, atol=1e-6)
+def test_a_filter_that_keeps_everything_is_no_filter(make_model):
+    batch = random_batch()
+    with_filter, without = (
+        make_model(**changes).eval()(**batch) for changes in ({"kept_channels": 1.0}, {"channel_filter": False})
+    )
+    torch.testing.assert_close(with_filter.losses["contrast"], without.losses["contrast"])
+    assert with_filter.kept_channels.all() and without.kept_channels is None
+    filtered = make_model(kept_channels=0.5).eval()(**batch)
+    assert (filtered.kept_channels.sum(dim=-1) == 6).all()
+    assert abs(filtered.losses["contrast"] - without.losses["contrast"]) > 1e-3
+    torch.testing.assert_close(filtered.mask_logits, without.mask_logits)  # it acts in the loss alone
 
 
 def test_objects_of_the_alignment_are_means_of_where_they_are(make_model):
