@@ -90,7 +90,7 @@ class CVLSConfig(PreTrainedConfig):
     channel_filter: bool = True
     kept_channels: float | int = 0.9
     hard_instances: bool = True
-    hard_temperature: float | int = 0.5
+    hard_temperature: float | int = 0.1
     across_frames: bool = True
     similarity_in_masks: bool = True
 
