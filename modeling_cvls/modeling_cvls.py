@@ -278,20 +278,21 @@ class CVLSEmbeddings(NamedTuple):
     pooling are linear in both halves, so that stride-4 maps with channels exist once a clip, not once a sentence.
     """
 
-    pixels: torch.Tensor  # (B, T, D, h4, w4), normalised, shared by the sentences
+    pixels: torch.Tensor  # (B, T, D, h4, w4), shared by the sentences; not normalised, which would write them out again
+    lengths: torch.Tensor  # (B, T, h4, w4), |pixels|
     tokens: torch.Tensor  # (B, K, T, h, w, D), normalised
     sentence: torch.Tensor  # (B, K, D), e^
 
     def similarity(self) -> torch.Tensor:
         """s = <f^, e^> in [-1, 1] of every position, (B, K, T, h4, w4)."""
-        fine = torch.einsum("bkd,btdhw->bkthw", self.sentence, self.pixels)
+        fine = torch.einsum("bkd,btdhw->bkthw", self.sentence, self.pixels) / self.lengths[:, None]
         coarse = torch.einsum("bkthwd,bkd->bkthw", self.tokens, self.sentence)
         return (fine + _upsample(coarse[:, :, :, None], fine.shape[-2:])[:, :, :, 0]) / 2
 
     def pool(self, weights: torch.Tensor) -> torch.Tensor:
         """Instance embeddings v = normalize(sum_p a_p f^_p) from the weights a (B, K, T, R, h4, w4) of each region:
         (B, K, T, R, D)."""
-        fine = torch.einsum("bktrhw,btdhw->bktrd", weights, self.pixels)
+        fine = torch.einsum("bktrhw,btdhw->bktrd", weights / self.lengths[:, None, :, None], self.pixels)
         rows, columns = (
             _interpolation(size, to, weights)
             for size, to in zip(self.tokens.shape[3:5], weights.shape[-2:], strict=True)
@@ -318,7 +319,8 @@ class CVLSContrast(nn.Module):
         """
         fine = self.project_pixels(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
         return CVLSEmbeddings(
-            F.normalize(fine, dim=2),
+            fine,
+            torch.linalg.vector_norm(fine, dim=2).clamp(min=1e-12),
             F.normalize(self.project_tokens(tokens), dim=-1),
             F.normalize(self.project_sentence(sentence), dim=-1),
         )
