@@ -130,10 +130,9 @@ def diagnose(
                         of_word[word].append(of_sentence)
         if output.kept_channels is not None:
             for texts, channels, referents in zip(sentences, output.kept_channels, batch["referents"], strict=True):
-                refer = referents.any(dim=-1)[: len(texts)].cpu().numpy()
-                if refer.any():
-                    referring = [text for text, refers in zip(texts, refer, strict=True) if refers]
-                    overlaps.append(channel_overlap(channels[: len(texts)].cpu().numpy()[refer], referring))
+                if referents.any():
+                    kept = channels & referents.any(dim=-1, keepdim=True)
+                    overlaps.append(channel_overlap(kept[: len(texts)].cpu().numpy(), texts))
         ahead["mask logit"].append(of_logits)
         if output.similarity is not None:
             ahead["similarity"].append(margins(output.similarity, batch))

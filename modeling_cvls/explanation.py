@@ -118,7 +118,8 @@ def channel_overlap(channels: np.ndarray, sentences: Sequence[str]) -> dict[str,
     """How far sentences keep the same channels: the Jaccard index (shared by both / kept by either), over pairs.
 
     Args:
-        channels: bool (K, D), which channels each sentence keeps; the same number for each.
+        channels: bool (K, D), which channels each sentence keeps, the same number for each; a sentence that keeps none,
+            having no referent, is in no pair. One at least keeps some.
         sentences: K sentences.
 
     Returns:
@@ -128,10 +129,10 @@ def channel_overlap(channels: np.ndarray, sentences: Sequence[str]) -> dict[str,
     """
     words = [content_words(sentence) for sentence in sentences]
     overlaps: dict[bool, list[float]] = {True: [], False: []}
-    for a, b in itertools.combinations(range(len(sentences)), 2):
+    for a, b in itertools.combinations(np.flatnonzero(channels.any(axis=1)), 2):
         overlap = (channels[a] & channels[b]).sum() / (channels[a] | channels[b]).sum()
         overlaps[bool(words[a] & words[b])].append(float(overlap))
-    size, kept = channels.shape[1], int(channels[0].sum())
+    size, kept = channels.shape[1], int(channels.sum(axis=1).max())
     chance = hypergeom(size, kept, kept).expect(lambda shared: shared / (2 * kept - shared))
     return {
         "sharing": float(np.mean(overlaps[True])) if overlaps[True] else None,

@@ -14,7 +14,7 @@ from datasets import load_dataset
 from transformers import AutoProcessor
 
 from modeling_cvls import CVLSModel, FrameReader
-from modeling_cvls.data import check_dataset, read_frames, read_masks
+from modeling_cvls.data import check_dataset, read_frames, read_masks, read_referents
 from modeling_cvls.explanation import (
     Explanation,
     channel_overlap,
@@ -53,23 +53,16 @@ class Clip:
     def window(self, length: int) -> list[int]:
         return window_around(self.frame, self.num_frames, length)
 
-    def masks(self, indices: Sequence[int]) -> np.ndarray | None:
-        """bool (T, M, H, W), or None where no truth is known."""
-        return None if self.row is None else read_masks(self.row, indices)[0]
-
     def objects(self, indices: Sequence[int]) -> dict[str, np.ndarray] | None:
         """The objects in these frames and who refers to them, as `explain` takes them; None where none is known."""
         if self.row is None:
             return None
         masks, annotated_frames, annotated_instances = read_masks(self.row, indices)
-        referents = np.zeros((len(self.sentences), masks.shape[1]), dtype=bool)
-        for refers, sentence in zip(referents, self.row["sentences"], strict=True):
-            refers[sentence["instances"]] = True
         return {
             "masks": masks,
             "annotated_frames": annotated_frames,
             "annotated_instances": annotated_instances,
-            "referents": referents,
+            "referents": read_referents(self.row, self.row["sentences"]),
         }
 
     def truth(self, sentence: int) -> np.ndarray | None:
@@ -232,7 +225,8 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
     compared = None if other is None else other.explain(clip)
     shown = window.index(clip.frame)
     frame = clip.read([clip.frame])[0]
-    masks = clip.masks(window)
+    objects = clip.objects(window)
+    masks = None if objects is None else objects["masks"]
     values = None
     if masks is not None and seen.similarity is not None:
         values = similarity_in_instances(seen.similarity, masks)
@@ -352,18 +346,15 @@ def draw_channels(sheet: Sheet, y: float, channels: np.ndarray, sentences: list[
         cells = np.where(channels[k][:, None], colour_of(k), (0.93, 0.93, 0.93))
         axes.pcolormesh(np.arange(size + 1), [0, 1], cells[None], edgecolors="white", linewidth=0.5)
         axes.set_axis_off()
-    referring = channels.any(axis=1)
-    overlap = channel_overlap(
-        channels[referring], [text for text, refers in zip(sentences, referring, strict=True) if refers]
-    )
+    overlap = channel_overlap(channels, sentences)
 
     def mean(name: str) -> str:
         number = overlap[f"num_{name}"]
         return f"{overlap[name]:.2f} ({number} pair{'s' * (number != 1)})" if number else "no such pair"
 
     lines = [
-        f"overlap of kept channels (Jaccard index) between the clip's {referring.sum()} sentences; by chance "
-        f"{overlap['chance']:.2f}",
+        f"overlap of kept channels (Jaccard index) between the clip's {channels.any(axis=1).sum()} sentences; "
+        f"by chance {overlap['chance']:.2f}",
         f"pairs that share a content word: {mean('sharing')}; pairs that share none: {mean('other')}",
     ]
     sheet.text(MARGIN, y + 0.29 + 0.2 * count, "\n".join(lines), size=7, colour=FAINT, linespacing=1.4)

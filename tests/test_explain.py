@@ -153,7 +153,7 @@ def test_explanation_is_what_the_model_says(make_model, processor, frames):
 
 
 def test_kept_channels_are_those_of_the_loss(make_model, processor, frames):
-    """Known with the truth alone, for the sentences that refer to something; the loss filtered by them is the loss."""
+    """Known with the truth alone, for the sentences that refer to something, as the model's output has them."""
     model = make_model(kept_channels=0.3)
     sentences = [text for text, _ in SENTENCES]
     masks = np.zeros((4, 2, 64, 64), bool)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .reading import read_frames, read_masks
+from .reading import read_frames, read_masks, read_referents
 
 # Compounds with a hyphen (left-hand, right-handed) need no case of their own: a hyphen ends a word.
 _SIDES = re.compile(r"\b(left|right)(?=(?:most|wards?)?\b)", re.IGNORECASE)
@@ -114,15 +114,7 @@ class ClipSampler:
             sentences = [sentences[number] for number in chosen]
 
         texts = [sentence["text"] for sentence in sentences]
-        referents = np.zeros((len(sentences), len(row["instance_ids"])), dtype=bool)
-        for k, sentence in enumerate(sentences):
-            outside = [m for m in sentence["instances"] if not 0 <= m < referents.shape[1]]
-            if outside:
-                raise ValueError(
-                    f"{name}, sentence {sentence['sentence_id']!r}: instances {outside} do not exist, they must be "
-                    f"indices into its {referents.shape[1]} instance_ids"
-                )
-            referents[k, sentence["instances"]] = True
+        referents = read_referents(row, sentences)
         frames = read_frames(row, indices)
         masks, annotated_frames, annotated_instances = read_masks(row, indices)
         if torch.rand((), generator=generator) < self.flip_probability:

@@ -89,6 +89,27 @@ def _decode_mask(counts: str, height: int, width: int, where: str) -> np.ndarray
     return coco_mask.decode({"size": [height, width], "counts": counts}).astype(bool)
 
 
+def read_referents(row: Mapping[str, Any], sentences: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Which of the row's M instances each of K of its sentences refers to: none, one or several.
+
+    Returns:
+        bool (K, M).
+
+    Raises:
+        ValueError: naming the row's video_id and the sentence: an instance that does not exist.
+    """
+    referents = np.zeros((len(sentences), len(row["instance_ids"])), dtype=bool)
+    for k, sentence in enumerate(sentences):
+        outside = [m for m in sentence["instances"] if not 0 <= m < referents.shape[1]]
+        if outside:
+            raise ValueError(
+                f"video {row['video_id']!r}, sentence {sentence['sentence_id']!r}: instances {outside} do not exist, "
+                f"they must be indices into its {referents.shape[1]} instance_ids"
+            )
+        referents[k, sentence["instances"]] = True
+    return referents
+
+
 def read_masks(row: Mapping[str, Any], indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decodes the instance masks of some frames of a row. M is the number of the row's instances.
 
