@@ -57,7 +57,7 @@ class CVLSConfig(PreTrainedConfig):
         bce_weight, dice_weight, presence_weight, contrast_weight: weights of the parts of the loss.
             `contrast_weight=0` switches the contrastive objective off, its similarity included.
         alignment_weight: weight of the same contrast between a sentence and the objects of its clip before they meet;
-            off where `contrast_weight` is 0.
+            off where `contrast_weight` is 0. The channel filter acts here, so 0 switches that off too.
         contrast_size: channels D of pixel and sentence embeddings in the contrast.
         temperature: tau of the contrast.
         channel_filter: Language-relevant Channel Filter (LCF) on or off.
@@ -88,7 +88,7 @@ class CVLSConfig(PreTrainedConfig):
     contrast_size: int = 64
     temperature: float | int = 0.1
     channel_filter: bool = True
-    kept_channels: float | int = 0.9
+    kept_channels: float | int = 0.75
     hard_instances: bool = True
     hard_temperature: float | int = 0.1
     across_frames: bool = True

@@ -129,10 +129,8 @@ def diagnose(
                     for word in content_words(text):
                         of_word[word].append(of_sentence)
         if output.kept_channels is not None:
-            for texts, channels, referents in zip(sentences, output.kept_channels, batch["referents"], strict=True):
-                if referents.any():
-                    kept = channels & referents.any(dim=-1, keepdim=True)
-                    overlaps.append(channel_overlap(kept[: len(texts)].cpu().numpy(), texts))
+            for texts, channels in zip(sentences, output.kept_channels, strict=True):
+                overlaps.append(channel_overlap(channels[: len(texts)].cpu().numpy(), texts))
         ahead["mask logit"].append(of_logits)
         if output.similarity is not None:
             ahead["similarity"].append(margins(output.similarity, batch))

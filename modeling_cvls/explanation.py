@@ -30,8 +30,8 @@ class Explanation:
         masks: bool (K, T, H, W), at the frames' own size; empty where the presence is below its threshold.
         presence: float (K,), the probability that the window contains a referent.
         similarity: float (K, T, H, W) in [-1, 1], of each pixel to the sentence; None for a model without contrast.
-        channels: bool (K, D), which channels the filter leaves to the contrast of each sentence with a referent (False
-            for the others); None without the truth, and for a model without contrast or without filter.
+        channels: bool (K, D), which channels the filter leaves to the contrast of each sentence, among these K; None
+            without the truth, and for a model without contrast or without filter.
     """
 
     masks: np.ndarray
@@ -68,7 +68,7 @@ def explain(
         sentences: K sentences.
         threshold, presence_threshold: as for `CVLSProcessor.post_process_masks`.
         truth: masks (T, M, H, W), annotated_frames (T,), annotated_instances (T, M) and referents (K, M), bool, as
-            `ClipSampler` gives them, where they are known: what the channel filter goes by.
+            `ClipSampler` gives them, where they are known: the contrast, and so its channels, exist with it alone.
     """
     clip = {"frames": frames, "sentences": list(sentences)}
     if truth is None:
@@ -77,9 +77,7 @@ def explain(
         inputs = ClipCollator(processor, dict)([{**clip, **truth}])
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     outputs = model(**inputs)
-    channels = None
-    if outputs.kept_channels is not None:
-        channels = (outputs.kept_channels & inputs["referents"].any(dim=-1, keepdim=True))[0].cpu().numpy()
+    channels = None if outputs.kept_channels is None else outputs.kept_channels[0].cpu().numpy()
     size = frames.shape[1:3]
     (result,) = processor.post_process_masks(outputs, inputs["frame_sizes"], [size], threshold, presence_threshold)
     similarity = outputs.similarity
@@ -118,8 +116,7 @@ def channel_overlap(channels: np.ndarray, sentences: Sequence[str]) -> dict[str,
     """How far sentences keep the same channels: the Jaccard index (shared by both / kept by either), over pairs.
 
     Args:
-        channels: bool (K, D), which channels each sentence keeps, the same number for each; a sentence that keeps none,
-            having no referent, is in no pair. One at least keeps some.
+        channels: bool (K, D), which channels each sentence keeps, the same number for each.
         sentences: K sentences.
 
     Returns:
@@ -129,10 +126,10 @@ def channel_overlap(channels: np.ndarray, sentences: Sequence[str]) -> dict[str,
     """
     words = [content_words(sentence) for sentence in sentences]
     overlaps: dict[bool, list[float]] = {True: [], False: []}
-    for a, b in itertools.combinations(np.flatnonzero(channels.any(axis=1)), 2):
+    for a, b in itertools.combinations(range(len(channels)), 2):
         overlap = (channels[a] & channels[b]).sum() / (channels[a] | channels[b]).sum()
         overlaps[bool(words[a] & words[b])].append(float(overlap))
-    size, kept = channels.shape[1], int(channels.sum(axis=1).max())
+    size, kept = channels.shape[1], int(channels[0].sum())
     chance = hypergeom(size, kept, kept).expect(lambda shared: shared / (2 * kept - shared))
     return {
         "sharing": float(np.mean(overlaps[True])) if overlaps[True] else None,

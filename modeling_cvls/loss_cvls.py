@@ -5,8 +5,8 @@ this project's reading of them. B clips, K sentences a clip, T frames, M instanc
 and last the background), P positions of the grid, D channels.
 
 The contrastive objective is asked twice, with the same equation (`contrastive_loss`): of a sentence and the objects of
-its clip before they meet, and of what became of both when they were fused, where the two strategies act. Each function
-is pure: tensors in, tensors out.
+its clip before they meet, where the channel filter acts, and of what became of both when they were fused, where hard
+instances are constructed. Each function is pure: tensors in, tensors out.
 """
 
 import math
@@ -15,45 +15,22 @@ import torch
 import torch.nn.functional as F
 
 
-def channel_filter(
-    sentence: torch.Tensor,
-    instances: torch.Tensor,
-    region_exists: torch.Tensor,
-    referred: torch.Tensor,
-    kept_channels: float,
-) -> torch.Tensor:
+def channel_filter(sentence: torch.Tensor, kept_channels: float) -> torch.Tensor:
     r"""Language-relevant Channel Filter (LCF): which channels are left to a sentence's contrast.
 
-    In the margin by which a sentence is nearer to its referent than to the other objects of the clip, a channel has the
-    part $r_d = \hat e_d (\mathrm{mean}_{v^+} v_d - \mathrm{mean}_{v^-} v_d)$. The channels with the largest $r_d$, by
-    which the referent is told apart most easily, get 0 and are excluded; the other $\lceil \rho D \rceil$ get 1, and
-    the contrast must be won by them. A dropped channel takes no part, not even in the length of what is compared.
-
-    The background is no object that could be confused, and does not count.
+    The $\lceil \rho D \rceil$ channels with the largest $|\hat e_d|$ get 1, the others 0. Of a sentence that was
+    standardised over the batch, as in `CVLSAlignment`, these are the channels in which it differs most from the other
+    sentences: what it speaks of. A dropped channel takes no part, not even in the length of what is compared.
 
     Args:
         sentence: (B, K, D) $\hat e$.
-        instances: (B, K, T, R, D) instance embeddings v, last the background.
-        region_exists: (B, T, R) bool.
-        referred: (B, K, R) bool.
         kept_channels: $\rho$ in (0, 1].
 
     Returns:
-        (B, K, D) of zeros and ones, dtype of `sentence`; a choice, without a gradient. Of no meaning for a sentence
-        without referent, which has no contrast.
+        (B, K, D) of zeros and ones, dtype of `sentence`; a choice, without a gradient.
     """
-    instances = instances.detach()[..., :-1, :]
-    exists = region_exists[:, None, :, :-1]
-    positive = exists & referred[:, :, None, :-1]
-    negative = exists & ~referred[:, :, None, :-1]
-
-    def mean(chosen: torch.Tensor) -> torch.Tensor:
-        number = chosen.sum(dim=(2, 3)).clamp(min=1)[..., None]
-        return torch.einsum("bktm,bktmd->bkd", chosen.to(instances.dtype), instances) / number
-
-    parts = sentence.detach() * (mean(positive) - mean(negative))
-    left = parts.topk(math.ceil(kept_channels * parts.shape[-1]), dim=-1, largest=False).indices
-    return torch.zeros_like(parts).scatter(-1, left, 1.0)
+    kept = sentence.detach().abs().topk(math.ceil(kept_channels * sentence.shape[-1]), dim=-1).indices
+    return torch.zeros_like(sentence).scatter(-1, kept, 1.0)
 
 
 def compare(sentence: torch.Tensor, instances: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
@@ -61,7 +38,7 @@ def compare(sentence: torch.Tensor, instances: torch.Tensor, channels: torch.Ten
 
     Args:
         sentence: (B, K, D) $\hat e$.
-        instances: (B, K, T, R, D) v.
+        instances: (B, K, T, R, D) v; of size 1 where it is the same for every sentence.
         channels: (B, K, D) of zeros and ones, or None for all.
 
     Returns:

@@ -39,7 +39,7 @@ class CVLSOutput(ModelOutput):
             embedding, and last the background's, to the sentence; with the losses, for looking at (no gradient). Not a
             number where an instance is not seen or not annotated.
         kept_channels: (B, K, D) bool, the channels that the filter (LCF) left to each sentence's contrast, with the
-            losses; None where it is off. Of no meaning for a sentence without referent.
+            losses; None where it is off.
         losses: the unweighted parts of the loss: bce, dice, presence, contrast, alignment.
     """
 
@@ -339,12 +339,15 @@ class CVLSAlignment(nn.Module):
     """Align before fusing (Li et al., ALBEF, 2021): sentences and the objects of their clip, each as it is before they
     meet, where the contrast can only be won by what vision and language know by themselves; for training only.
 
-    A sentence is compared by what tells it from the other sentences of the batch. What all of them have in common is
-    most of what a text encoder gives (Ethayarajh, 2019), tells no object from another, and hides the words that do.
+    Here the Language-relevant Channel Filter (LCF) acts. What all sentences have in common is most of what a text
+    encoder gives (Ethayarajh, 2019), is most similar to whatever is easy to see, and tells no object from another. The
+    filter takes it out: each channel of the sentences is brought to mean 0 and variance 1 over the batch, and each
+    sentence keeps the channels in which it then stands out.
     """
 
     def __init__(self, config: CVLSConfig):
         super().__init__()
+        self.config = config
         self.project_pixels = nn.Linear(config.pixel_size, config.contrast_size)
         self.project_tokens = nn.Linear(config.hidden_size, config.contrast_size)
         self.project_sentence = nn.Linear(config.hidden_size, config.contrast_size)
@@ -356,7 +359,7 @@ class CVLSAlignment(nn.Module):
         sentence: torch.Tensor,
         sentence_mask: torch.Tensor,
         instance_masks: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """
         Args:
             pixels: (B, T, pixel_size, h4, w4).
@@ -367,14 +370,18 @@ class CVLSAlignment(nn.Module):
                 instance is not annotated.
 
         Returns:
-            Sentences (B, K, D) and objects (B, M, D), normalised. An object is the mean of where it is in the clip.
+            Sentences (B, K, D) and objects (B, M, D), normalised, and the channels (B, K, D) that each sentence keeps,
+            zeros and ones, None without the filter. An object is the mean of where it is in the clip.
         """
         objects = F.normalize(self.project_pixels(_mean_inside(pixels, instance_masks)), dim=-1)
         objects = objects + F.normalize(
             self.project_tokens(_mean_inside(tokens.movedim(-1, 2), instance_masks)), dim=-1
         )
-        sentence = _standardised(sentence, sentence_mask)
-        return F.normalize(self.project_sentence(sentence), dim=-1), F.normalize(objects, dim=-1)
+        if self.config.channel_filter:
+            sentence = _standardised(sentence, sentence_mask)
+        sentence = F.normalize(self.project_sentence(sentence), dim=-1)
+        channels = channel_filter(sentence, self.config.kept_channels) if self.config.channel_filter else None
+        return sentence, F.normalize(objects, dim=-1), channels
 
 
 class CVLSPreTrainedModel(PreTrainedModel):
@@ -666,22 +673,19 @@ class CVLSModel(CVLSPreTrainedModel):
             weights = hard_positions(similarity.float().flatten(3), regions, referred, tau_h).unflatten(-1, grid)
             embeddings = CVLSEmbeddings(*(part.float() for part in embeddings))
             exists = regions.any(dim=-1)
-            sentence, constructed, channels = embeddings.sentence, embeddings.pool(weights), None
-            if self.config.channel_filter:
-                channels = channel_filter(sentence, constructed, exists, referred, self.config.kept_channels)
-                kept_channels = channels > 0
-            compared = compare(sentence, constructed, channels)
+            compared = compare(embeddings.sentence, embeddings.pool(weights))
             losses["contrast"] = contrastive_loss(
                 compared, exists, referred, self.config.temperature, self.config.across_frames
             )
             instance_similarity = compared.detach().masked_fill(~exists[:, None], torch.nan)
             if self.config.alignment_weight > 0:
                 known = shares * (annotated_instances & annotated_frames[..., None])[..., None, None]
-                sentences, objects = self.alignment(*unfused, sentence_mask, known)
+                sentences, objects, channels = self.alignment(*unfused, sentence_mask, known)
                 losses["alignment"] = contrastive_loss(
-                    torch.einsum("bmd,bkd->bkm", objects.float(), sentences.float())[:, :, None],
+                    compare(sentences.float(), objects.float()[:, None, None], channels),
                     known.sum(dim=(1, 3, 4))[:, None] > 0, referents, self.config.temperature,
                 )  # fmt: skip
+                kept_channels = None if channels is None else channels > 0
         return losses, instance_similarity, kept_channels
 
     @staticmethod

@@ -324,7 +324,7 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
         elif not segmenter.model.config.channel_filter:
             lines = ["the channel filter is off: every sentence keeps all channels"]
         else:
-            lines = ["which channels the filter keeps shows where referents and other objects are known (--dataset)"]
+            lines = ["which channels the filter keeps shows where the clip is of a data set (--dataset)"]
         sheet.text(MARGIN, y, lines[0], size=7, colour=FAINT)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.figure.savefig(path, dpi=150)
@@ -334,9 +334,9 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
 
 def draw_channels(sheet: Sheet, y: float, channels: np.ndarray, sentences: list[str], count: int) -> list[str]:
     """A strip of cells for each of the first `count` sentences, in its colour where the filter leaves it the channel;
-    below, in words, the overlap between all of them that have a referent."""
+    below, in words, the overlap between all of them."""
     size = channels.shape[1]
-    sheet.text(MARGIN, y, f"channels that each sentence keeps: {channels.sum(axis=1).max()} of {size}", size=8.5)
+    sheet.text(MARGIN, y, f"channels that each sentence keeps: {channels[0].sum()} of {size}", size=8.5)
     left = MARGIN + 0.36 * (sheet.width - 2 * MARGIN)
     width = sheet.width - MARGIN - left
     for k, sentence in enumerate(sentences[:count]):
@@ -353,7 +353,7 @@ def draw_channels(sheet: Sheet, y: float, channels: np.ndarray, sentences: list[
         return f"{overlap[name]:.2f} ({number} pair{'s' * (number != 1)})" if number else "no such pair"
 
     lines = [
-        f"overlap of kept channels (Jaccard index) between the clip's {channels.any(axis=1).sum()} sentences; "
+        f"overlap of kept channels (Jaccard index) between the clip's {len(sentences)} sentences; "
         f"by chance {overlap['chance']:.2f}",
         f"pairs that share a content word: {mean('sharing')}; pairs that share none: {mean('other')}",
     ]

@@ -145,28 +145,19 @@ def filter_case():
 
 
 @pytest.mark.parametrize(("share", "left"), [(0.5, 3), (0.01, 1), (0.51, 4), (1.0, 6)])
-def test_filter_drops_the_channels_that_tell_the_referent_apart_most(share, left):
-    sentence, instances, exists, referred = filter_case()
-    mask = channel_filter(sentence.requires_grad_(), instances.requires_grad_(), exists, referred, share)
+def test_filter_keeps_the_channels_in_which_a_sentence_stands_out(share, left):
+    sentence = filter_case()[0].requires_grad_()
+    mask = channel_filter(sentence, share)
     assert not mask.requires_grad
-    for b, k in itertools.product(range(2), range(2)):
-        parts = []
-        for d in range(6):
-            of_referent, of_others = [], []
-            for t, m in itertools.product(range(2), range(3)):  # without the background
-                if exists[b, t, m]:
-                    (of_referent if referred[b, k, m] else of_others).append(instances[b, k, t, m, d].item())
-            parts.append(
-                sentence[b, k, d].item() * (sum(of_referent) / len(of_referent) - sum(of_others) / len(of_others))
-            )
-        smallest = sorted(range(6), key=parts.__getitem__)[:left]
-        assert mask[b, k].tolist() == [1.0 if d in smallest else 0.0 for d in range(6)]
+    for values, row in zip(sentence.flatten(0, 1).tolist(), mask.flatten(0, 1).tolist(), strict=True):
+        largest = sorted(range(6), key=lambda d: -abs(values[d]))[:left]
+        assert row == [1.0 if d in largest else 0.0 for d in range(6)]
 
 
 def test_dropped_channels_do_nothing():
     """LCF: they change neither what is compared nor the loss, and get no gradient; the kept ones do."""
     sentence, instances, exists, referred = filter_case()
-    channels = channel_filter(sentence, instances, exists, referred, 0.5)
+    channels = channel_filter(sentence, 0.5)
     sentence.requires_grad_(), instances.requires_grad_()
     compared = compare(sentence, instances, channels)
     for b, k in itertools.product(range(2), range(2)):
@@ -186,6 +177,9 @@ def test_without_a_filter_all_channels_are_compared():
     sentence, instances, *_ = filter_case()
     expected = (sentence[:, :, None, None] * instances).sum(dim=-1)
     torch.testing.assert_close(compare(sentence, instances), expected)
+    # the same instances for every sentence
+    expected = (sentence[:, :, None, None] * instances[:, :1]).sum(dim=-1)
+    torch.testing.assert_close(compare(sentence, instances[:, :1]), expected)
 
 
 def test_mask_losses_equal_the_formulas():

@@ -166,17 +166,19 @@ def test_similarity_and_instances_equal_those_of_written_out_embeddings(make_mod
     torch.testing.assert_close(embeddings.pool(weights), v)
 
 
-def test_a_filter_that_keeps_everything_is_no_filter(make_model):
+def test_the_filter_leaves_its_share_of_channels_and_acts_in_the_loss_alone(make_model):
     batch = random_batch()
-    with_filter, without = (
-        make_model(**changes).eval()(**batch) for changes in ({"kept_channels": 1.0}, {"channel_filter": False})
+    filtered, whole, without = (
+        make_model(**changes).eval()(**batch)
+        for changes in ({"kept_channels": 0.5}, {"kept_channels": 1.0}, {"channel_filter": False})
     )
-    torch.testing.assert_close(with_filter.losses["contrast"], without.losses["contrast"])
-    assert with_filter.kept_channels.all() and without.kept_channels is None
-    filtered = make_model(kept_channels=0.5).eval()(**batch)
-    assert (filtered.kept_channels.sum(dim=-1) == 6).all()
-    assert abs(filtered.losses["contrast"] - without.losses["contrast"]) > 1e-3
-    torch.testing.assert_close(filtered.mask_logits, without.mask_logits)  # it acts in the loss alone
+    assert (filtered.kept_channels.sum(dim=-1) == 6).all() and whole.kept_channels.all()
+    assert without.kept_channels is None
+    assert abs(filtered.losses["alignment"] - whole.losses["alignment"]) > 1e-3
+    assert abs(whole.losses["alignment"] - without.losses["alignment"]) > 1e-3
+    for output in (filtered, whole):
+        torch.testing.assert_close(output.mask_logits, without.mask_logits)
+        torch.testing.assert_close(output.losses["contrast"], without.losses["contrast"])
 
 
 def test_objects_of_the_alignment_are_means_of_where_they_are(make_model):
@@ -190,7 +192,7 @@ def test_objects_of_the_alignment_are_means_of_where_they_are(make_model):
     blocks[1, 1, 0] = False
     masks = blocks.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1).double()
     sentence = 100 * sentence  # far apart
-    sentences, objects = head(pixels, tokens, sentence, torch.ones(2, 1, dtype=torch.bool), masks)
+    sentences, objects, channels = head(pixels, tokens, sentence, torch.ones(2, 1, dtype=torch.bool), masks)
 
     def unit(x):
         return x / x.norm()
@@ -198,6 +200,8 @@ def test_objects_of_the_alignment_are_means_of_where_they_are(make_model):
     for b in range(2):
         sign = (sentence[b, 0] - sentence[1 - b, 0]).sign()
         torch.testing.assert_close(sentences[b, 0], unit(head.project_sentence(sign)), rtol=0, atol=1e-3)
+        dropped = sentences[b, 0].abs()[channels[b, 0] == 0]
+        assert len(dropped) == 3 and dropped.max() <= sentences[b, 0].abs()[channels[b, 0] == 1].min()  # of 12
         for m in range(2):
             fine, coarse = [], []
             for t, y, x in torch.nonzero(blocks[b, :, m]).tolist():
@@ -233,6 +237,10 @@ def test_sentences_of_the_alignment_are_compared_by_what_tells_them_apart(make_m
     found = torch.nn.functional.normalize(head.project_sentence(sentence[0, 1]), dim=-1)
     torch.testing.assert_close(align(sentence, alone)[0], found)
 
+    head = make_model(channel_filter=False).alignment.double()
+    expected = torch.nn.functional.normalize(head.project_sentence(said), dim=-1)
+    torch.testing.assert_close(align(sentence, known), expected)
+
 
 def test_alignment_is_the_contrast_of_sentences_and_objects_before_they_meet(make_model):
     """A sentence without referent, one with two, a padding sentence, an object that is annotated nowhere."""
@@ -253,11 +261,13 @@ def test_alignment_is_the_contrast_of_sentences_and_objects_before_they_meet(mak
     known = known * (batch["annotated_instances"] & batch["annotated_frames"][..., None])[..., None, None]
     pixels, tokens, _ = model.see(batch["pixel_values_videos"], torch.ones_like(batch["annotated_frames"]), None)
     sentence = model.read(batch["input_ids"], batch["attention_mask"])[1]
-    sentences, objects = model.alignment(pixels, tokens, sentence, batch["sentence_mask"], known)
+    sentences, objects, channels = model.alignment(pixels, tokens, sentence, batch["sentence_mask"], known)
     of_sentences = []
     for b, k in torch.nonzero(batch["sentence_mask"]).tolist():
         there = [m for m in range(known.shape[2]) if known[b, :, m].any()]
-        e = {m: ((sentences[b, k] @ objects[b, m]) / model.config.temperature).exp() for m in there}
+        kept = channels[b, k] > 0
+        cosines = F.cosine_similarity(sentences[b, k, kept], objects[b][:, kept], dim=-1)
+        e = {m: (cosines[m] / model.config.temperature).exp() for m in there}
         against = sum(e[m] for m in there if not batch["referents"][b, k, m])
         each = [-(e[m] / (e[m] + against)).log() for m in there if batch["referents"][b, k, m]]
         if each:
@@ -314,8 +324,9 @@ def test_switches_are_a_matter_of_the_config(make_model):
     parts = ("contrast", "alignment", "frame_query", "clip_query", "presence_query", "similarity", "choice")
     assert not any(name.startswith(parts) for name, _ in baseline.named_parameters())
     assert "alignment" not in make_model(alignment_weight=0)(**batch).losses
+    unfiltered = make_model(channel_filter=False)(**batch).losses["alignment"]
+    assert unfiltered.item() != pytest.approx(full.losses["alignment"].item(), rel=1e-4)
     for changes in (
-        {"channel_filter": False},
         {"hard_instances": False},
         {"across_frames": False},
         {"hard_temperature": 0.01},
