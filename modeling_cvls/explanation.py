@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ class Explanation:
         masks: bool (K, T, H, W), at the frames' own size; empty where the presence is below its threshold.
         presence: float (K,), the probability that the window contains a referent.
         similarity: float (K, T, H, W) in [-1, 1], of each pixel to the sentence; None for a model without contrast.
-        channels: bool (K, D), which channels the filter leaves to the contrast of each sentence, among these K; None
-            without the truth, and for a model without contrast or without filter.
+        channels: bool (K, D), which channels the filter leaves to the contrast of each sentence, as it stands out from
+            the others of these K; None for a model without contrast or without filter.
     """
 
     masks: np.ndarray
@@ -57,7 +57,6 @@ def explain(
     sentences: Sequence[str],
     threshold: float = 0.5,
     presence_threshold: float = 0.5,
-    truth: Mapping[str, np.ndarray] | None = None,
 ) -> Explanation:
     """Runs a model on one window and keeps what leads to its masks.
 
@@ -67,15 +66,17 @@ def explain(
         frames: uint8 (T, H, W, 3), RGB.
         sentences: K sentences.
         threshold, presence_threshold: as for `CVLSProcessor.post_process_masks`.
-        truth: masks (T, M, H, W), annotated_frames (T,), annotated_instances (T, M) and referents (K, M), bool, as
-            `ClipSampler` gives them, where they are known: the contrast, and so its channels, exist with it alone.
     """
-    clip = {"frames": frames, "sentences": list(sentences)}
-    if truth is None:
-        inputs = processor(videos=frames, text=clip["sentences"])
-    else:
-        inputs = ClipCollator(processor, dict)([{**clip, **truth}])
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    clip = {
+        "frames": frames,
+        "sentences": list(sentences),
+        # no object is known: the filter acts with the losses, but goes by the sentences alone
+        "masks": np.zeros((len(frames), 1, *frames.shape[1:3]), bool),
+        "annotated_frames": np.zeros(len(frames), bool),
+        "annotated_instances": np.zeros((len(frames), 1), bool),
+        "referents": np.zeros((len(sentences), 1), bool),
+    }
+    inputs = {name: value.to(model.device) for name, value in ClipCollator(processor, dict)([clip]).items()}
     outputs = model(**inputs)
     channels = None if outputs.kept_channels is None else outputs.kept_channels[0].cpu().numpy()
     size = frames.shape[1:3]

@@ -14,7 +14,7 @@ from datasets import load_dataset
 from transformers import AutoProcessor
 
 from modeling_cvls import CVLSModel, FrameReader
-from modeling_cvls.data import check_dataset, read_frames, read_masks, read_referents
+from modeling_cvls.data import check_dataset, read_frames, read_masks
 from modeling_cvls.explanation import (
     Explanation,
     channel_overlap,
@@ -53,17 +53,9 @@ class Clip:
     def window(self, length: int) -> list[int]:
         return window_around(self.frame, self.num_frames, length)
 
-    def objects(self, indices: Sequence[int]) -> dict[str, np.ndarray] | None:
-        """The objects in these frames and who refers to them, as `explain` takes them; None where none is known."""
-        if self.row is None:
-            return None
-        masks, annotated_frames, annotated_instances = read_masks(self.row, indices)
-        return {
-            "masks": masks,
-            "annotated_frames": annotated_frames,
-            "annotated_instances": annotated_instances,
-            "referents": read_referents(self.row, self.row["sentences"]),
-        }
+    def masks(self, indices: Sequence[int]) -> np.ndarray | None:
+        """bool (T, M, H, W): the objects in these frames; None where none is known."""
+        return None if self.row is None else read_masks(self.row, indices)[0]
 
     def truth(self, sentence: int) -> np.ndarray | None:
         """bool (H, W): the referents in the frame that is shown, None where they are not known."""
@@ -104,9 +96,7 @@ class Segmenter:
     def explain(self, clip: Clip) -> tuple[list[int], Explanation]:
         """The window around the clip's frame, of this model's length, and what the model made of it."""
         window = clip.window(self.model.config.num_frames)
-        return window, explain(
-            self.model, self.processor, clip.read(window), clip.sentences, truth=clip.objects(window)
-        )
+        return window, explain(self.model, self.processor, clip.read(window), clip.sentences)
 
 
 class Sheet:
@@ -225,8 +215,7 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
     compared = None if other is None else other.explain(clip)
     shown = window.index(clip.frame)
     frame = clip.read([clip.frame])[0]
-    objects = clip.objects(window)
-    masks = None if objects is None else objects["masks"]
+    masks = clip.masks(window)
     values = None
     if masks is not None and seen.similarity is not None:
         values = similarity_in_instances(seen.similarity, masks)
@@ -241,7 +230,7 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
 
     tile_height = TILE * frame.shape[0] / frame.shape[1]
     row_height = 0.27 + tile_height + 0.32
-    strips = seen.channels is not None and seen.channels.any()
+    strips = seen.channels is not None
     top, count = MARGIN + 0.74, clip.num_shown
     sheet_height = top + count * row_height + 0.55 + (0.78 + 0.2 * count if strips else 0.2)
     sheet = Sheet(2 * MARGIN + len(heads) * (TILE + GAP) - GAP + (0.1 if values is not None else 0), sheet_height)
@@ -319,12 +308,10 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
     if strips:
         lines = draw_channels(sheet, y, seen.channels, clip.sentences, count)
     else:
-        if not segmenter.has_contrast:
-            lines = ["no channels: trained without the contrast (contrast_weight 0)"]
-        elif not segmenter.model.config.channel_filter:
+        if segmenter.has_contrast:
             lines = ["the channel filter is off: every sentence keeps all channels"]
         else:
-            lines = ["which channels the filter keeps shows where the clip is of a data set (--dataset)"]
+            lines = ["no channels: trained without the contrast (contrast_weight 0)"]
         sheet.text(MARGIN, y, lines[0], size=7, colour=FAINT)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.figure.savefig(path, dpi=150)
