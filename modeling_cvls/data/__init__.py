@@ -2,7 +2,7 @@
 
 from .clips import ClipSampler, flip_words, sample_clip
 from .collation import ClipCollator
-from .reading import read_frames, read_masks, read_referents, video_of
+from .reading import read_frames, read_masks, video_of
 from .schema import FEATURES, check_dataset
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "flip_words",
     "read_frames",
     "read_masks",
-    "read_referents",
     "sample_clip",
     "video_of",
 ]
