@@ -340,9 +340,9 @@ class CVLSAlignment(nn.Module):
     meet, where the contrast can only be won by what vision and language know by themselves; for training only.
 
     Here the Language-relevant Channel Filter (LCF) acts. What all sentences have in common is most of what a text
-    encoder gives (Ethayarajh, 2019), is most similar to whatever is easy to see, and tells no object from another. The
-    filter takes it out: each channel of the sentences is brought to mean 0 and variance 1 over the batch, and each
-    sentence keeps the channels in which it then stands out.
+    encoder gives (Ethayarajh, 2019), tells no object from another, and hides the words that do. The filter takes it
+    out: each channel of the sentences is brought to mean 0 and variance 1 over the batch, and each sentence keeps the
+    channels in which it then stands out.
     """
 
     def __init__(self, config: CVLSConfig):
