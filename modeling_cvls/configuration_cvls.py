@@ -63,7 +63,7 @@ class CVLSConfig(PreTrainedConfig):
         channel_filter: Language-relevant Channel Filter (LCF) on or off.
         kept_channels: rho, the share of channels that the filter leaves to a sentence's contrast, in (0, 1].
         hard_instances: Relative Hard Instance Construction (RHIC) on or off (off: mean pooling).
-        hard_temperature: tau_h of RHIC; the lower, the harder.
+        hard_temperature: tau_h of RHIC; the lower, the more an instance is its most similar positions alone.
         across_frames: negatives from all annotated frames of the clip (true), or of the positive's own frame (false).
         similarity_in_masks: whether the similarity map of the contrast is a part of the mask logits.
     """

@@ -68,14 +68,16 @@ def regions_of(
     return (torch.cat([masks, background], dim=2) & annotated_frames[..., None, None, None]).flatten(-2)
 
 
-def hard_positions(
-    similarity: torch.Tensor, regions: torch.Tensor, referred: torch.Tensor, hard_temperature: float | None
-) -> torch.Tensor:
+def hard_positions(similarity: torch.Tensor, regions: torch.Tensor, hard_temperature: float | None) -> torch.Tensor:
     r"""Relative Hard Instance Construction (RHIC): what each position counts in the embedding of its region.
 
-    $a = \mathrm{softmax}_p(\mp s_p / \tau_h)$ over the positions of an instance: the least similar ones weigh most in a
-    referred instance, the most similar ones in an unreferred one. No gradient passes through the weights. The instance
-    embedding is $v = \mathrm{normalize}(\sum_p a_p \hat f_p)$. $\tau_h \to \infty$, here `None`, is mean pooling.
+    $a = \mathrm{softmax}_p(s_p / \tau_h)$ over the positions of an instance: those that are most similar to the sentence,
+    relative to the rest of the instance, weigh most. So constructed, an unreferred instance is as easily confused as it
+    can be, and the referent must be ahead of it by what speaks for it most, which is what the segmenter chooses by. (The
+    least similar positions of a referent would be harder still, but they lie where objects touch, and coarse features
+    show the other object there. Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", 2020, prefer
+    easy positives with hard negatives as well.) No gradient passes through the weights. The instance embedding is
+    $v = \mathrm{normalize}(\sum_p a_p \hat f_p)$. $\tau_h \to \infty$, here `None`, is mean pooling.
 
     The background is no object that could be confused, and always its mean: its most similar positions are those along
     the referent's outline, which coarse features cannot tell from it, and which would outweigh every look-alike.
@@ -83,19 +85,15 @@ def hard_positions(
     Args:
         similarity: (B, K, T, P) $s_p = \langle \hat f_p, \hat e \rangle$.
         regions: (B, T, R, P) bool, last the background, as `regions_of` gives them.
-        referred: (B, K, R) bool.
         hard_temperature: $\tau_h$, or None.
 
     Returns:
         (B, K, T, R, P), of sum 1 over the positions of a region that exists, else 0.
     """
     regions = regions[:, None]  # the same for every sentence
-    if hard_temperature is None:
-        hardness = torch.zeros_like(similarity)[:, :, :, None]
-    else:
-        sign = 1.0 - 2.0 * referred.to(similarity.dtype)
-        sign = torch.cat([sign[..., :-1], torch.zeros_like(sign[..., -1:])], dim=-1)
-        hardness = sign[:, :, None, :, None] * similarity.detach()[:, :, :, None] / hard_temperature
+    hardness = torch.zeros_like(similarity)[:, :, :, None].repeat(1, 1, 1, regions.shape[3], 1)
+    if hard_temperature is not None:
+        hardness[:, :, :, :-1] = similarity.detach()[:, :, :, None] / hard_temperature
     return hardness.masked_fill(~regions, torch.finfo(similarity.dtype).min).softmax(dim=-1) * regions
 
 

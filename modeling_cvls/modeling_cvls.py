@@ -670,7 +670,7 @@ class CVLSModel(CVLSPreTrainedModel):
             regions = regions & (self._pixel_mask(frame_sizes, mask_logits, grid).flatten(1)[:, None, None])
             referred = F.pad(referents, (0, 1))  # the background is never referred to
             tau_h = self.config.hard_temperature if self.config.hard_instances else None
-            weights = hard_positions(similarity.float().flatten(3), regions, referred, tau_h).unflatten(-1, grid)
+            weights = hard_positions(similarity.float().flatten(3), regions, tau_h).unflatten(-1, grid)
             embeddings = CVLSEmbeddings(*(part.float() for part in embeddings))
             exists = regions.any(dim=-1)
             compared = compare(embeddings.sentence, embeddings.pool(weights))

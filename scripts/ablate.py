@@ -3,7 +3,7 @@
 All runs of a seed see the same clips in the same order and start from the same weights; they differ in the flags of
 their variant and in nothing else. A run that is done is not done again, and one that was stopped goes on from its last
 checkpoint: the same command resumes. Writes to the config's `output`: a folder a run with its log, checkpoint and
-metrics; `results.json` with the raw numbers, the commit and the machine; `results.md`, the tables; `results.png`.
+metrics; `results.json` with the raw numbers, each run's commit and machine; `results.md`, the tables; `results.png`.
 """
 
 import argparse
@@ -139,7 +139,7 @@ def run(ablation: Ablation, dataset: str, variant: str, seed: int) -> dict:
         "training.resume_from_checkpoint": any(checkpoint.glob("checkpoint-*")),
         "training.disable_tqdm": True,
     }
-    start = time.perf_counter()
+    about, start = machine(), time.perf_counter()
     words = [word for name, value in flags.items() for word in (f"--{name}", json.dumps(value))]
     call(["train.py", ablation.train, *words], log, ablation.environment())
     trained = time.perf_counter()
@@ -152,6 +152,7 @@ def run(ablation: Ablation, dataset: str, variant: str, seed: int) -> dict:
     result = {
         "variant": variant,
         "seed": seed,
+        "machine": about,
         "resumed": flags["training.resume_from_checkpoint"],
         "training_seconds": round(trained - start, 1),
         "test_seconds": round(time.perf_counter() - trained, 1),
@@ -228,7 +229,7 @@ def plot(ablation: Ablation, runs: list[dict], path: Path) -> None:
 
 
 def machine() -> dict[str, str | int]:
-    """What the runs ran on, and the code's commit."""
+    """What a run runs on, and the code's commit."""
     git = ["git", "-C", str(SCRIPTS)]
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
@@ -261,11 +262,8 @@ def main() -> None:
         if not runs:
             parser.error(f"--report-only: no run is done in {output / 'runs'}")
     else:
-        started = output / "machine.json"
         output.mkdir(parents=True, exist_ok=True)
         dataset = make_dataset(ablation)
-        if not started.exists():
-            started.write_text(json.dumps(machine(), indent=1))
         runs, failures = [], []
         with ThreadPoolExecutor(ablation.jobs) as pool, tqdm(total=len(todo), desc="runs", unit="run") as bar:
             futures = {pool.submit(run, ablation, dataset, *each): each for each in todo}
@@ -281,14 +279,15 @@ def main() -> None:
             sys.exit(f"{len(failures)} of {len(todo)} runs failed; the same command tries them again")
 
     runs.sort(key=lambda r: (list(ablation.variants).index(r["variant"]), r["seed"]))
-    about = json.loads((output / "machine.json").read_text())
-    (output / "results.json").write_text(json.dumps({"machine": about, "runs": runs}, indent=1) + "\n")
+    (output / "results.json").write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+    about = runs[-1]["machine"]
+    commits = ", ".join(dict.fromkeys(r["machine"]["commit"][:7] + r["machine"]["commit"][40:] for r in runs))
     seconds = statistics.median(r["training_seconds"] for r in runs)
     heading = (
         f"`python scripts/ablate.py {arguments.config}`: {len(runs)} runs, {seconds:.0f} s a training (median; "
         f"{ablation.jobs} at a time, {ablation.threads} threads each) on {about['cores']} {about['processor']} cores, "
-        f"accelerator: {about['accelerator']}, torch {about['torch']}, commit {about['commit']}. Means ± standard "
-        "deviations over the seeds, in points."
+        f"accelerator: {about['accelerator']}, torch {about['torch']}, commit {commits}. Means ± standard deviations "
+        "over the seeds, in points."
     )
     report = heading + "\n\n" + tables(ablation, runs)
     (output / "results.md").write_text(report)

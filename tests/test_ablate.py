@@ -133,7 +133,7 @@ def test_ablation_runs_resumes_and_reports(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [(run["variant"], run["seed"]) for run in results["runs"]] == [("base", 0), ("full", 0)]
-    assert set(results["machine"]) >= {"commit", "cores", "torch"}
+    assert all(set(run["machine"]) >= {"commit", "cores", "torch"} for run in results["runs"])
     assert "full − base" in (tmp_path / "out" / "results.md").read_text()
     assert (tmp_path / "out" / "results.png").read_bytes()[:4] == b"\x89PNG"
     folders = {name: tmp_path / "out" / "runs" / name / "seed0" for name in ("base", "full")}

@@ -68,9 +68,7 @@ def loop_of_the_equations(scene, tau, tau_h, across_frames):
                     for p in positions:
                         f = embeddings[b, k, t, p] / embeddings[b, k, t, p].norm()
                         s = float(f.detach() @ e.detach())
-                        weights.append(
-                            1.0 if tau_h is None or is_background else math.exp((-s if is_referred else s) / tau_h)
-                        )
+                        weights.append(1.0 if tau_h is None or is_background else math.exp(s / tau_h))
                         total = total + weights[-1] * f
                     total = total / sum(weights)
                     (positives if is_referred else negatives).append((t, (total / total.norm()) @ e))
@@ -98,7 +96,7 @@ def test_contrast_equals_the_equations(scene, tau_h, across_frames):
             regions = regions_of(masks, annotated_instances, annotated_frames)
             referred = torch.nn.functional.pad(referents, (0, 1))
             similarity = torch.einsum("bktpd,bkd->bktp", f_hat, e_hat)
-            instances = pooled(f_hat, hard_positions(similarity, regions, referred, tau_h))
+            instances = pooled(f_hat, hard_positions(similarity, regions, tau_h))
             compared = torch.einsum("bktrd,bkd->bktr", instances, e_hat)
             loss = contrastive_loss(compared, regions.any(-1), referred, 0.2, across_frames)
         loss.backward()
@@ -112,7 +110,7 @@ def test_contrast_without_referents_is_zero_and_has_a_gradient(scene):
     embeddings.requires_grad_()
     regions = regions_of(masks, annotated_instances, annotated_frames)
     referred = torch.zeros(B, K, M + 1, dtype=torch.bool)
-    instances = pooled(embeddings, hard_positions(embeddings[..., 0], regions, referred, 0.5))
+    instances = pooled(embeddings, hard_positions(embeddings[..., 0], regions, 0.5))
     compared = torch.einsum("bktrd,bkd->bktr", instances, sentences)
     loss = contrastive_loss(compared, regions.any(-1), referred, 0.1)
     loss.backward()
@@ -125,7 +123,7 @@ def test_contrast_without_negatives_is_zero():
     regions = torch.tensor([[[[True, True], [False, False]]]])  # B, T, R, P = 1, 1, 2, 2: no background left
     embeddings = torch.randn(1, 1, 1, 2, 3, dtype=torch.float64, requires_grad=True)
     referred = torch.tensor([[[True, False]]])
-    instances = pooled(embeddings, hard_positions(embeddings[..., 0], regions, referred, None))
+    instances = pooled(embeddings, hard_positions(embeddings[..., 0], regions, None))
     loss = contrastive_loss(instances.sum(dim=-1), regions.any(-1), referred, 0.1)
     loss.backward()
     assert loss.item() == 0
