@@ -71,13 +71,13 @@ def regions_of(
 def hard_positions(similarity: torch.Tensor, regions: torch.Tensor, hard_temperature: float | None) -> torch.Tensor:
     r"""Relative Hard Instance Construction (RHIC): what each position counts in the embedding of its region.
 
-    $a = \mathrm{softmax}_p(s_p / \tau_h)$ over the positions of an instance: those most similar to the sentence, relative
-    to the rest of the instance, weigh most. So constructed, an unreferred instance is as easily confused as it can be,
-    and the referent must be ahead of it by what speaks for it most, which is what the segmenter chooses by. (The least
-    similar positions of a referent would be harder still, but they lie where objects touch, and coarse features show
-    the other object there. Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", 2020, prefer easy
-    positives with hard negatives as well.) No gradient passes through the weights. The instance embedding is
-    $v = \mathrm{normalize}(\sum_p a_p \hat f_p)$. $\tau_h \to \infty$, here `None`, is mean pooling.
+    $a = \mathrm{softmax}_p(s_p / \tau_h)$ over the positions of an instance: those most similar to the sentence,
+    relative to the rest of the instance, weigh most. So constructed, an unreferred instance is as easily confused as it
+    can be, and the referent must be ahead of it by what speaks for it most, which is what the segmenter chooses by.
+    (The least similar positions of a referent would be harder still, but they lie where objects touch, and coarse
+    features show the other object there. Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", 2020,
+    prefer easy positives with hard negatives as well.) No gradient passes through the weights. The instance embedding
+    is $v = \mathrm{normalize}(\sum_p a_p \hat f_p)$. $\tau_h \to \infty$, here `None`, is mean pooling.
 
     The background is no object that could be confused, and always its mean: its most similar positions are those along
     the referent's outline, which coarse features cannot tell from it, and which would outweigh every look-alike.
