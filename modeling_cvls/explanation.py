@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import hypergeom
 
-from .data.collation import ClipCollator
 from .modeling_cvls import CVLSModel
 from .processing_cvls import CVLSProcessor
 
@@ -67,18 +66,12 @@ def explain(
         sentences: K sentences.
         threshold, presence_threshold: as for `CVLSProcessor.post_process_masks`.
     """
-    clip = {
-        "frames": frames,
-        "sentences": list(sentences),
-        # no object is known: the filter acts with the losses, but goes by the sentences alone
-        "masks": np.zeros((len(frames), 1, *frames.shape[1:3]), bool),
-        "annotated_frames": np.zeros(len(frames), bool),
-        "annotated_instances": np.zeros((len(frames), 1), bool),
-        "referents": np.zeros((len(sentences), 1), bool),
-    }
-    inputs = {name: value.to(model.device) for name, value in ClipCollator(processor, dict)([clip]).items()}
+    inputs = processor(videos=frames, text=list(sentences)).to(model.device)
     outputs = model(**inputs)
-    channels = None if outputs.kept_channels is None else outputs.kept_channels[0].cpu().numpy()
+    channels = None
+    if model.config.contrast_weight > 0 and model.config.alignment_weight > 0:
+        _, sentence = model.read(inputs["input_ids"], inputs["attention_mask"])
+        _, channels = model.alignment.filter(sentence, inputs["sentence_mask"])
     size = frames.shape[1:3]
     (result,) = processor.post_process_masks(outputs, inputs["frame_sizes"], [size], threshold, presence_threshold)
     similarity = outputs.similarity
@@ -89,7 +82,7 @@ def explain(
         masks=result["masks"].cpu().numpy(),
         presence=result["scores"].cpu().numpy(),
         similarity=similarity,
-        channels=channels,
+        channels=None if channels is None else channels[0].cpu().numpy() > 0,
     )
 
 

@@ -371,17 +371,22 @@ class CVLSAlignment(nn.Module):
 
         Returns:
             Sentences (B, K, D) and objects (B, M, D), normalised, and the channels (B, K, D) that each sentence keeps,
-            zeros and ones, None without the filter. An object is the mean of where it is in the clip.
+            as of `filter`. An object is the mean of where it is in the clip.
         """
         objects = F.normalize(self.project_pixels(_mean_inside(pixels, instance_masks)), dim=-1)
         objects = objects + F.normalize(
             self.project_tokens(_mean_inside(tokens.movedim(-1, 2), instance_masks)), dim=-1
         )
-        if self.config.channel_filter:
-            sentence = _standardised(sentence, sentence_mask)
-        sentence = F.normalize(self.project_sentence(sentence), dim=-1)
-        channels = channel_filter(sentence, self.config.kept_channels) if self.config.channel_filter else None
+        sentence, channels = self.filter(sentence, sentence_mask)
         return sentence, F.normalize(objects, dim=-1), channels
+
+    def filter(self, sentence: torch.Tensor, sentence_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The language half: sentences (B, K, hidden_size) -> (B, K, D), normalised, and the channels (B, K, D) that
+        the filter (LCF) leaves to each, zeros and ones, None without the filter. It goes by the sentences alone."""
+        if not self.config.channel_filter:
+            return F.normalize(self.project_sentence(sentence), dim=-1), None
+        sentence = F.normalize(self.project_sentence(_standardised(sentence, sentence_mask)), dim=-1)
+        return sentence, channel_filter(sentence, self.config.kept_channels)
 
 
 class CVLSPreTrainedModel(PreTrainedModel):
