@@ -76,8 +76,8 @@ def hard_positions(similarity: torch.Tensor, regions: torch.Tensor, hard_tempera
     can be, and the referent must be ahead of it by what speaks for it most, which is what the segmenter chooses by.
     (The least similar positions of a referent would be harder still, but they lie where objects touch, and coarse
     features show the other object there. Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", 2020,
-    prefer easy positives with hard negatives as well.) No gradient passes through the weights. The instance embedding
-    is $v = \mathrm{normalize}(\sum_p a_p \hat f_p)$. $\tau_h \to \infty$, here `None`, is mean pooling.
+    mine the easiest positives too.) No gradient passes through the weights. The instance embedding is
+    $v = \mathrm{normalize}(\sum_p a_p \hat f_p)$. $\tau_h \to \infty$, here `None`, is mean pooling.
 
     The background is no object that could be confused, and always its mean: its most similar positions are those along
     the referent's outline, which coarse features cannot tell from it, and which would outweigh every look-alike.
