@@ -47,6 +47,7 @@ class Ablation:
         train: YAML file of scripts/train.py that all runs share.
         output: folder for everything written.
         seeds: of the runs; initial weights and data order follow from them.
+        more_seeds: variant -> further seeds, where a difference is too small for `seeds` to show.
         variants: name -> flags of scripts/train.py, as `model.config.contrast_weight: 0`.
         flags: of all runs, over what stands in `train`.
         scenes: split -> number of videos of the look-alikes benchmark, made once in `<output>/dataset`.
@@ -63,6 +64,7 @@ class Ablation:
     output: str
     seeds: list[int]
     variants: dict[str, dict]
+    more_seeds: dict[str, list[int]] = field(default_factory=dict)
     scenes: dict[str, int] = field(default_factory=dict)
     dataset: str | None = None
     flags: dict = field(default_factory=dict)
@@ -75,7 +77,7 @@ class Ablation:
 
     @classmethod
     def read(cls, path: str) -> "Ablation":
-        """Raises ValueError for a key that does not exist or is missing, and for a comparison of no variant."""
+        """Raises ValueError for a key that does not exist or is missing, and for one that names no variant."""
         config = yaml.safe_load(Path(path).read_text())
         known = [f.name for f in fields(cls)]
         unknown = sorted(set(config) - set(known))
@@ -85,9 +87,11 @@ class Ablation:
         if ("scenes" in config) == ("dataset" in config):
             raise ValueError(f"{path}: give either `scenes`, to make them, or the `dataset` to use")
         ablation = cls(**config)
-        strangers = sorted(set(itertools.chain(*ablation.comparisons)) - set(ablation.variants))
-        if strangers:
-            raise ValueError(f"{path}: `comparisons` names {', '.join(strangers)}, which is not among the variants")
+        compared = itertools.chain(*ablation.comparisons)
+        for key, named in (("comparisons", compared), ("more_seeds", ablation.more_seeds)):
+            strangers = sorted(set(named) - set(ablation.variants))
+            if strangers:
+                raise ValueError(f"{path}: `{key}` names {', '.join(strangers)}, which is not among the variants")
         return ablation
 
     def environment(self) -> dict[str, str]:
@@ -256,6 +260,7 @@ def main() -> None:
 
     # seed by seed: where it is stopped, what is done can be compared
     todo = [(variant, seed) for seed in ablation.seeds for variant in ablation.variants]
+    todo += [(variant, seed) for variant, seeds in ablation.more_seeds.items() for seed in seeds]
     output = Path(ablation.output)
     if arguments.report_only:
         runs = [json.loads(path.read_text()) for path in sorted(output.glob("runs/*/seed*/run.json"))]

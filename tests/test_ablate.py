@@ -116,6 +116,7 @@ def test_ablation_runs_resumes_and_reports(tmp_path):
         "output": str(tmp_path / "out"),
         "scenes": {"train": 4, "test": 2},
         "seeds": [0],
+        "more_seeds": {"base": [1]},
         "test_splits": ["test"],
         "variants": {"base": {"model.config.contrast_weight": 0}, "full": {}},
         "comparisons": [["full", "base"]],
@@ -132,7 +133,7 @@ def test_ablation_runs_resumes_and_reports(tmp_path):
     done = ablate()
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [(run["variant"], run["seed"]) for run in results["runs"]] == [("base", 0), ("full", 0)]
+    assert [(run["variant"], run["seed"]) for run in results["runs"]] == [("base", 0), ("base", 1), ("full", 0)]
     assert all(set(run["machine"]) >= {"commit", "cores", "torch"} for run in results["runs"])
     assert "full − base" in (tmp_path / "out" / "results.md").read_text()
     assert (tmp_path / "out" / "results.png").read_bytes()[:4] == b"\x89PNG"
@@ -158,6 +159,7 @@ def test_ablation_runs_resumes_and_reports(tmp_path):
     [
         ({"sedes": [1]}, "unknown keys ['sedes']"),
         ({"comparisons": [["full", "nothing"]]}, "`comparisons` names nothing"),
+        ({"more_seeds": {"nothing": [1]}}, "`more_seeds` names nothing"),
         ({"dataset": "d"}, "either `scenes`, to make them, or the `dataset`"),
     ],
 )
