@@ -91,7 +91,7 @@ def hard_positions(similarity: torch.Tensor, regions: torch.Tensor, hard_tempera
         (B, K, T, R, P), of sum 1 over the positions of a region that exists, else 0.
     """
     regions = regions[:, None]  # the same for every sentence
-    hardness = torch.zeros_like(similarity)[:, :, :, None].repeat(1, 1, 1, regions.shape[3], 1)
+    hardness = similarity.new_zeros((*similarity.shape[:3], *regions.shape[3:]))
     if hard_temperature is not None:
         hardness[:, :, :, :-1] = similarity.detach()[:, :, :, None] / hard_temperature
     return hardness.masked_fill(~regions, torch.finfo(similarity.dtype).min).softmax(dim=-1) * regions
