@@ -1,16 +1,20 @@
 """What a segmenter costs: its operations, seconds and memory; and the contrastive head's share of the time.
 
-    python scripts/benchmark.py [--part flops|speed|head] [--config configs/demo.yaml] [--device cuda]
+    python scripts/benchmark.py [--part flops|speed|head|reading] [--config configs/demo.yaml] [--device cuda]
 
 - flops: floating-point operations of one forward pass with 1, 4 and 8 sentences against those of the bare backbone, and
-  against CLIPSeg, which segments pairs of a frame and a sentence. Counted on tensors without content, in seconds.
+  against CLIPSeg, which segments pairs of a frame and a sentence; and of a training step. Counted on tensors without
+  content, in seconds.
 - speed: seconds of the same passes, the models taking turns, and the peak memory of each in a process of its own.
 - head: the contrastive head's share of a training step (forward, backward, optimizer) and its similarity's share of a
   forward pass: the same model with and without it takes turns; the median of the differences.
+- reading: processor seconds that making a training batch takes, from the encoded videos of the configuration's data set
+  to tensors. Steps a second, times this, is the number of cores that a training keeps busy. Only with `--config`.
 
 Without `--config`: the default CVLSConfig, ResNet-50 and RoBERTa-base, on one clip of 8 frames of 320 x 576. With it:
-the model, clips and batch of a training configuration. All weights are random and nothing is downloaded: the costs do
-not depend on the weights. The exit status is 1 where a limit is missed.
+the model, clips and batch of a training configuration, over which flags lie as in scripts/train.py, such as
+`--training.use_cpu true` where one for a GPU is looked at without one. All weights are random and nothing is
+downloaded: the costs do not depend on the weights. The exit status is 1 where a limit is missed.
 """
 
 import argparse
@@ -22,19 +26,22 @@ import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
-from train import read_arguments
+from train import build as build_for_training
+from train import load_train_set, read_arguments
 from transformers import AutoBackbone, CLIPSegConfig, CLIPSegForImageSegmentation
 from transformers.initialization import no_init_weights
 
 from modeling_cvls import CVLSConfig, CVLSModel
+from modeling_cvls.data import ClipCollator, ClipSampler
 
 BACKBONE, CVLS, CLIPSEG = "backbone alone", "CVLS", "CLIPSeg"
 # Operations of the whole forward pass over those of the backbone, by the number of sentences; for the default model.
@@ -83,13 +90,15 @@ class Setting(NamedTuple):
         }
 
 
-def read_setting(path: Path | None) -> Setting:
-    """The default model, or that of a training configuration with `model.config`."""
-    if path is None:
+def read_setting(configuration: list[str]) -> Setting:
+    """The default model, or that of a training configuration, file and flags, with `model.config`."""
+    if not configuration:
         return Setting(CVLSConfig())
-    model, data, training = read_arguments([str(path)])
+    model, data, training = read_arguments(configuration)
     if model.checkpoint or model.vision:
-        raise ValueError(f"{path}: the model must be described by `model.config` alone, as nothing is downloaded here")
+        raise ValueError(
+            f"{configuration[0]}: the model must be described by `model.config` alone, as nothing is downloaded here"
+        )
     config = CVLSConfig(**model.config)
     config.text_config.vocab_size = VOCABULARY
     clips, sentences = (
@@ -140,12 +149,27 @@ def count_flops(call: Callable[[], object]) -> dict[str, int]:
     return {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
 
 
+def with_attention_written_out(setting: Setting) -> Setting:
+    """The counter knows matrix products and convolutions, but not the fused attention of the CPU."""
+    setting = setting._replace(config=deepcopy(setting.config))
+    setting.config._attn_implementation = "eager"
+    return setting
+
+
+def flops_of_step(setting: Setting) -> int:
+    """Operations of a training step, forward and backward."""
+    setting = with_attention_written_out(setting)
+    with FakeTensorMode(), no_init_weights():
+        model = build(CVLS, setting.config, torch.device("cpu")).train()
+        batch = setting.training_batch(torch.device("cpu"))
+        del batch["frame_sizes"]  # of clips of one size; a choice by their values is none on tensors without content
+        return count_flops(lambda: model(**batch).loss.backward())["Global"]
+
+
 def flops_of(setting: Setting, sentences: Sequence[int]) -> dict[tuple[str, int], dict[str, int]]:
     """(model, number of sentences) -> what `count_flops` says; the backbone's number of sentences is 0."""
     counts = {}
-    # The attention written out: the counter knows matrix products and convolutions, but not the fused one of the CPU.
-    setting = setting._replace(config=deepcopy(setting.config))
-    setting.config._attn_implementation = "eager"
+    setting = with_attention_written_out(setting)
     with FakeTensorMode(), no_init_weights():
         for kind in (BACKBONE, CVLS, CLIPSEG):
             model = build(kind, setting.config, torch.device("cpu"))
@@ -182,6 +206,7 @@ def measure_flops(setting: Setting, sentences: Sequence[int], limits: dict[int, 
     totals["the rest"] = [total - sum(column) for total, *column in zip(whole, *totals.values(), strict=True)]
     for part, row in totals.items():
         print_row(part, *(f"{flops / 1e9:.2f}" for flops in row))
+    print(f"\na training step, {setting.sentences} sentences a clip: {flops_of_step(setting) / 1e9:.1f} GFLOP")
     return missed
 
 
@@ -290,24 +315,51 @@ def measure_head(setting: Setting, repeats: int, device: torch.device, clock: Ca
     return missed
 
 
+def measure_reading(configuration: list[str], repeats: int) -> None:
+    """Prints the median over `repeats` batches of a training's own data set."""
+    model_args, data, training = read_arguments(configuration)
+    train_set = load_train_set(data, training.seed)
+    model, processor = build_for_training(model_args, data, train_set)
+    sampler = ClipSampler(model.config.num_frames, data.sentences_per_clip, data.flip_probability, training.seed)
+    clips = training.per_device_train_batch_size
+    batches = DataLoader(
+        train_set, clips, shuffle=not data.streaming, collate_fn=ClipCollator(processor, sampler), drop_last=True
+    )
+    times = [time.process_time()]
+    for _ in tqdm(islice(batches, repeats + 1), total=repeats + 1, desc="batches", leave=False):
+        times.append(time.process_time())
+    seconds = np.diff(times)[1:]  # the first one loads what decodes
+    if not len(seconds):
+        raise ValueError(f"{data.dataset}, {data.train_split}: fewer than two batches of {clips} clips to read")
+    print_row("clips of a batch", "batches read", "processor seconds a batch: median (quartiles)")
+    print_row(*3 * ["---"])
+    low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
+    print_row(clips, len(seconds), f"{median:.3f} ({low:.3f} to {high:.3f})")
+
+
 def print_row(*cells) -> None:
     print("|", " | ".join(map(str, cells)), "|", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["flops", "speed", "head"], help="default: all three")
-    parser.add_argument("--config", type=Path, help="YAML file of scripts/train.py with model.config")
+    parser.add_argument("--part", choices=["flops", "speed", "head", "reading"], help="default: all but reading")
+    parser.add_argument("--config", help="YAML file of scripts/train.py with model.config; its flags may follow")
     parser.add_argument("--device", type=torch.device, default="cpu", help="such as cuda (default: cpu)")
     parser.add_argument("--sentences", type=int, nargs="+", default=[1, 4, 8], help="of flops and speed")
     parser.add_argument("--repeats", type=int, default=10, help="rounds of what is timed")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
                         help="cpu: processor time, where a machine without accelerator has other work too")  # fmt: skip
-    arguments = parser.parse_args(argv)
+    arguments, flags = parser.parse_known_args(argv)
+    if flags and not arguments.config:
+        parser.error(f"unrecognized arguments: {' '.join(flags)} (flags of scripts/train.py go with --config)")
+    if arguments.part == "reading" and not arguments.config:
+        parser.error("--part reading needs the --config of a training, with its data set")
     if arguments.clock == "cpu" and arguments.device.type != "cpu":
         parser.error("--clock cpu does not see the work of an accelerator")
 
-    setting, device = read_setting(arguments.config), arguments.device
+    configuration = [arguments.config, *flags] if arguments.config else []
+    setting, device = read_setting(configuration), arguments.device
     clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"{setting.clips} clips of {setting.config.num_frames} frames of {setting.height} x {setting.width}; random "
@@ -323,6 +375,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\nThe contrastive head, {setting.sentences} sentences a clip ({arguments.clock} clock, "
               f"{arguments.repeats} pairs)")  # fmt: skip
         missed += measure_head(setting, arguments.repeats, device, clock)
+    if arguments.part == "reading":
+        print(f"\nReading {arguments.config}'s data set, from encoded videos to a batch of tensors")
+        measure_reading(configuration, arguments.repeats)
     if missed:
         sys.exit("missed: " + "; ".join(missed))
 

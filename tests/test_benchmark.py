@@ -1,7 +1,9 @@
 """scripts/benchmark.py: operations against counts by hand and published ones, limits, printed tables."""
 
 import math
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +14,22 @@ from conftest import tiny_config, tiny_sections
 from torch import nn
 
 from modeling_cvls import CVLSConfig
+from modeling_cvls.synthetic import write_a2d_sentences
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-from benchmark import BACKBONE, CLIPSEG, CVLS, FLOPS_LIMITS, Setting, count_flops, flops_of, main, take_turns  # noqa: E402
+from benchmark import (  # noqa: E402
+    BACKBONE,
+    CLIPSEG,
+    CVLS,
+    FLOPS_LIMITS,
+    Setting,
+    count_flops,
+    flops_of,
+    flops_of_step,
+    main,
+    take_turns,
+)
 
 
 def test_operations_of_a_convolution():
@@ -44,6 +58,14 @@ def test_operations_of_the_contrastive_head():
     )
     # the lengths of the tokens may be a norm, or a matrix product as those of the pixels
     assert flops - without in (2 * multiply_adds, 2 * (multiply_adds + sentences * tokens * size))
+
+
+def test_operations_of_a_training_step():
+    """Each product of the forward pass has two in the backward pass, but for the few whose inputs learn nothing."""
+    setting = Setting(tiny_config(contrast_weight=0), 2, 64, 96)
+    forward = flops_of(setting, [setting.sentences])[CVLS, setting.sentences]["Global"]
+    stem = 2 * (2 * 4) * (32 * 48) * 8 * (3 * 7**2)  # the first convolution, 7 x 7: no gradient of the frames
+    assert math.isclose(flops_of_step(setting), 3 * forward - stem, rel_tol=0.01)
 
 
 def test_attention_is_counted():
@@ -108,3 +130,27 @@ def test_script_measures_the_head(config_file, capsys):
     output = capsys.readouterr().out
     assert re.search(r"head in a training step \| [\d.]+ \| [-\d.]+ \| -?[\d.]+% \(.*\) \| 3% \|", output)
     assert re.search(r"similarity in a forward pass \| .* \| 2% \|", output)
+
+
+def test_script_measures_reading(config_file, tmp_path, capsys):
+    write_a2d_sentences(tmp_path / "raw", {"train": 7}, seed=5)
+    convert = ["dataset_scripts/a2d_sentences.py", "--source", tmp_path / "raw", "--output", tmp_path / "made"]
+    subprocess.run([sys.executable, *convert], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    reading = ["--part", "reading", "--config", str(config_file), "--data.dataset", str(tmp_path / "made"), "--repeats"]
+    main([*reading, "1"])
+    assert re.search(r"\| 2 \| 1 \| [\d.]+ \(", capsys.readouterr().out)
+    # of seven clips, three whole batches of two; the first one is not timed
+    main([*reading, "9", "--data.flip_probability", "0"])
+    assert re.search(r"\| 2 \| 2 \| [\d.]+ \(", capsys.readouterr().out)
+    with pytest.raises(ValueError, match="fewer than two batches of 6 clips"):
+        main([*reading, "9", "--training.per_device_train_batch_size", "6"])
+
+
+def test_bad_arguments(capsys):
+    for arguments, message in (
+        (["--part", "reading"], "--part reading needs the --config"),
+        (["--part", "flops", "--training.bf16", "true"], "unrecognized arguments: --training.bf16 true"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err
