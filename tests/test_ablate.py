@@ -17,13 +17,14 @@ from datasets import Dataset
 from PIL import Image
 from transformers import TrainingArguments, set_seed
 
-from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor
+from modeling_cvls import CVLSConfig, CVLSModel, CVLSProcessor, CVLSVideoProcessor
 from modeling_cvls.data import FEATURES, ClipCollator, ClipSampler
 from modeling_cvls.training import CVLSTrainer
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 from ablate import Ablation, tables  # noqa: E402
+from train import read_arguments  # noqa: E402
 
 
 def metrics(iou, accuracy):
@@ -98,6 +99,23 @@ def test_runs_of_a_seed_see_the_same_clips_in_the_same_order(tmp_path, changes):
     for (ids, pixels, words), (other_ids, other_pixels, other_words) in zip(first, second, strict=True):
         assert ids == other_ids
         assert torch.equal(pixels, other_pixels) and torch.equal(words, other_words)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("ablation_*.yaml")), ids=lambda path: path.stem)
+def test_shipped_variants_switch_what_their_names_say(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    ablation = Ablation.read(path)
+    for name, switches in ablation.variants.items():
+        flags = {**ablation.flags, **switches, "training.use_cpu": True}
+        words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+        model, _, training = read_arguments([ablation.train, *words])
+        config = CVLSConfig(**model.config)
+        assert training.max_steps > 0
+        assert (config.contrast_weight == 0) == name.startswith("baseline")
+        if not name.startswith("baseline"):
+            assert config.channel_filter == (name.startswith("full") or "LCF" in name)
+            assert config.hard_instances == (name.startswith("full") or "RHIC" in name)
+            assert config.across_frames == ("same frame" not in name)
 
 
 def _png(value: int) -> bytes:
