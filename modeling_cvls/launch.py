@@ -1,5 +1,6 @@
 """How the scripts start: several processes, also on CPUs, and the checkpoint that they are given."""
 
+import atexit
 import os
 import sys
 from datetime import timedelta
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import torch
+import torch.distributed
 from accelerate import PartialState
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
@@ -19,11 +21,15 @@ def start_cpu_processes() -> None:
 
     For CPUs Accelerate prepares the environment of N processes, starts one and leaves the others to MPI
     (huggingface/accelerate issue 2741): the script would run alone, without a word. Here that one process replaces
-    itself by torch's own launcher. Everywhere else (one process, GPUs, `torchrun`, MPI) this does nothing.
+    itself by torch's own launcher. Everywhere else (one process, GPUs, `torchrun`, MPI) the number of processes stays.
+
+    Processes on CPUs leave their group when the script ends. Otherwise one may abort after its work is done, where
+    gloo's threads still hold tensors while the interpreter goes (pytorch/pytorch pull request 179291).
 
     Raises:
         RuntimeError: how many processes were asked for cannot be found.
     """
+    atexit.register(_leave_group)
     several = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
     if not several or any(name in os.environ for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")):
         return
@@ -42,6 +48,12 @@ def start_cpu_processes() -> None:
         del os.environ[name]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
     os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
+
+
+def _leave_group() -> None:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and torch.distributed.get_backend() == torch.distributed.Backend.GLOO:
+        torch.distributed.destroy_process_group()
 
 
 def process_state() -> PartialState:

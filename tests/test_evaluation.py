@@ -309,8 +309,9 @@ def test_submission_and_truth_together(model, processor, rows, tmp_path):
 
 
 WORKER = """
-import sys
+import atexit, sys, torch.distributed
 from modeling_cvls.launch import start_cpu_processes
+atexit.register(lambda: print("in the group at the end:", torch.distributed.is_initialized()))
 start_cpu_processes()
 sys.path.insert(0, "scripts")
 import eval
@@ -345,6 +346,7 @@ def test_two_processes_give_the_same_numbers(model, processor, rows, tmp_path):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("in the group at the end: False") == 2
     found = json.loads((tmp_path / "davis.json").read_text())
     assert (found.pop("protocol"), found.pop("presence_threshold")) == ("ref_davis17", 0)
     assert found.pop("frames") == "evaluated on every annotated frame"
