@@ -36,12 +36,11 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 from train import build as build_for_training
-from train import load_train_set, read_arguments
+from train import collator_for, load_train_set, read_arguments
 from transformers import AutoBackbone, CLIPSegConfig, CLIPSegForImageSegmentation
 from transformers.initialization import no_init_weights
 
 from modeling_cvls import CVLSConfig, CVLSModel
-from modeling_cvls.data import ClipCollator, ClipSampler
 
 BACKBONE, CVLS, CLIPSEG = "backbone alone", "CVLS", "CLIPSeg"
 # Operations of the whole forward pass over those of the backbone, by the number of sentences; for the default model.
@@ -320,11 +319,8 @@ def measure_reading(configuration: list[str], repeats: int) -> None:
     model_args, data, training = read_arguments(configuration)
     train_set = load_train_set(data, training.seed)
     model, processor = build_for_training(model_args, data, train_set)
-    sampler = ClipSampler(model.config.num_frames, data.sentences_per_clip, data.flip_probability, training.seed)
-    clips = training.per_device_train_batch_size
-    batches = DataLoader(
-        train_set, clips, shuffle=not data.streaming, collate_fn=ClipCollator(processor, sampler), drop_last=True
-    )
+    clips, collate = training.per_device_train_batch_size, collator_for(model, processor, data, training)
+    batches = DataLoader(train_set, clips, shuffle=not data.streaming, collate_fn=collate, drop_last=True)
     times = [time.process_time()]
     for _ in tqdm(islice(batches, repeats + 1), total=repeats + 1, desc="batches", leave=False):
         times.append(time.process_time())

@@ -163,6 +163,18 @@ def load_train_set(data_args: DataArguments, seed: int):
     return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
 
 
+def collator_for(
+    model: CVLSModel, processor: CVLSProcessor, data_args: DataArguments, training_args: TrainingArguments
+) -> ClipCollator:
+    """What makes a training's batches of rows."""
+    return ClipCollator(
+        processor,
+        ClipSampler(
+            model.config.num_frames, data_args.sentences_per_clip, data_args.flip_probability, training_args.seed
+        ),
+    )
+
+
 def main(arguments: list[str]) -> None:
     model_args, data_args, training_args = read_arguments(arguments)
     set_seed(training_args.seed)
@@ -176,15 +188,12 @@ def main(arguments: list[str]) -> None:
 
     model, processor = build(model_args, data_args, train_set)
     training_args.remove_unused_columns = False  # the collator reads the rows' own columns
-    sampler = ClipSampler(
-        model.config.num_frames, data_args.sentences_per_clip, data_args.flip_probability, training_args.seed
-    )
     trainer = CVLSTrainer(
         model=model,
         args=training_args,
         train_dataset=train_set,
         eval_dataset=eval_set,
-        data_collator=ClipCollator(processor, sampler),
+        data_collator=collator_for(model, processor, data_args, training_args),
         processing_class=processor,
     )
     resume = training_args.resume_from_checkpoint
