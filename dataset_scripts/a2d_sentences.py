@@ -44,8 +44,8 @@ CARD = DatasetCard(
         "Videos of actors and actions with sentences that each refer to one actor, and the masks of the actors in a "
         "few frames a video. Converted from the original layout by `dataset_scripts/a2d_sentences.py`."
     ),
-    licence="other",
-    licence_note=(
+    license="other",
+    license_note=(
         "Videos, masks and sentences remain under the terms of those who published them (a synthetic set in this "
         "layout under those of its generator). Read the terms of A2D and of A2D Sentences before passing this "
         "conversion on."

@@ -39,8 +39,8 @@ CARD = DatasetCard(
         "Videos of one acting person each, with a sentence that refers to this person and the person's mask. Converted "
         "from the original layout by `dataset_scripts/jhmdb_sentences.py`."
     ),
-    licence="other",
-    licence_note=(
+    license="other",
+    license_note=(
         "Videos, masks and sentences remain under the terms of those who published them (a synthetic set in this "
         "layout under those of its generator). Read the terms of J-HMDB and of J-HMDB Sentences before passing this "
         "conversion on."

@@ -39,8 +39,8 @@ CARD = DatasetCard(
         "several, or to none, and masks in every frame. The splits valid and test are published without masks. "
         "Converted from the original layout by `dataset_scripts/mevis.py`."
     ),
-    licence="other",
-    licence_note=(
+    license="other",
+    license_note=(
         "Videos, masks and sentences remain under the terms of those who published them: MeViS is released for "
         "non-commercial research under CC BY-NC-SA 4.0, and its videos come from other data sets with terms of their "
         "own (a synthetic set in this layout stands under those of its generator). Read them before passing this "

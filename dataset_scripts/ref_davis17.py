@@ -41,8 +41,8 @@ CARD = DatasetCard(
         "object is the n-th of these four. Converted from the layout of Refer-YouTube-VOS by "
         "`dataset_scripts/ref_davis17.py`."
     ),
-    licence="other",
-    licence_note=(
+    license="other",
+    license_note=(
         "Videos, masks and sentences remain under the terms of those who published them (a synthetic set in this "
         "layout under those of its generator). Read the terms of DAVIS 2017 and of the referring expressions before "
         "passing this conversion on."

@@ -42,8 +42,8 @@ CARD = DatasetCard(
         "annotated frame. The splits valid and test are published without masks. Converted from the original layout "
         "by `dataset_scripts/refer_youtube_vos.py`."
     ),
-    licence="other",
-    licence_note=(
+    license="other",
+    license_note=(
         "Videos, masks and sentences remain under the terms of those who published them: YouTube-VOS states its own "
         "for the annotations, and the videos belong to those who uploaded them (a synthetic set in this layout stands "
         "under the terms of its generator). Read them before passing this conversion on."

@@ -185,7 +185,7 @@ class FrameReader:
         For long videos: what `read` decodes with goes on in the background without bound (dmlc/decord issue 208).
 
         Returns:
-            An iterator over uint8 arrays (H, W, 3), RGB; those of `read` but for the rounding of colours.
+            An iterator over uint8 arrays (H, W, 3), RGB; those of `read` but for the rounding of colors.
 
         Raises:
             ValueError: a frame cannot be decoded.

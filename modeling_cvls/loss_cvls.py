@@ -19,7 +19,7 @@ def channel_filter(sentence: torch.Tensor, kept_channels: float) -> torch.Tensor
     r"""Language-relevant Channel Filter (LCF): which channels are left to a sentence's contrast.
 
     The $\lceil \rho D \rceil$ channels with the largest $|\hat e_d|$ get 1, the others 0. Of a sentence that was
-    standardised over the batch, as in `CVLSAlignment`, these are the channels in which it differs most from the other
+    standardized over the batch, as in `CVLSAlignment`, these are the channels in which it differs most from the other
     sentences: what it speaks of. A dropped channel takes no part, not even in the length of what is compared.
 
     Args:

@@ -50,7 +50,7 @@ def make_card(
         synthetic_size: "H x W" of the frames, where the data are synthetic scenes; the card then says so.
 
     Returns:
-        The card, with pipeline tag, library, licence, data set, base models (as far as they are on the Hub) and the
+        The card, with pipeline tag, library, license, data set, base models (as far as they are on the Hub) and the
         results in its metadata.
     """
     config = model.config

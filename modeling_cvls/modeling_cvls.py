@@ -160,7 +160,7 @@ class CVLSPyramid(nn.Module):
 
 
 class CVLSMotion(nn.Module):
-    """Local motion: differences of neighbouring frames' stride-4 features, convolved down to the coarse grid.
+    """Local motion: differences of neighboring frames' stride-4 features, convolved down to the coarse grid.
 
     Attention over coarse tokens alone does not learn which way an object moves in any short training; differences at
     full resolution show it at once.
@@ -278,9 +278,9 @@ class CVLSEmbeddings(NamedTuple):
     pooling are linear in both halves, so that stride-4 maps with channels exist once a clip, not once a sentence.
     """
 
-    pixels: torch.Tensor  # (B, T, D, h4, w4), shared by the sentences; not normalised, which would write them out again
+    pixels: torch.Tensor  # (B, T, D, h4, w4), shared by the sentences; not normalized, which would write them out again
     lengths: torch.Tensor  # (B, T, h4, w4), |pixels|
-    tokens: torch.Tensor  # (B, K, T, h, w, D), normalised
+    tokens: torch.Tensor  # (B, K, T, h, w, D), normalized
     sentence: torch.Tensor  # (B, K, D), e^
 
     def similarity(self) -> torch.Tensor:
@@ -370,7 +370,7 @@ class CVLSAlignment(nn.Module):
                 instance is not annotated.
 
         Returns:
-            Sentences (B, K, D) and objects (B, M, D), normalised, and the channels (B, K, D) that each sentence keeps,
+            Sentences (B, K, D) and objects (B, M, D), normalized, and the channels (B, K, D) that each sentence keeps,
             as of `filter`. An object is the mean of where it is in the clip.
         """
         objects = F.normalize(self.project_pixels(_mean_inside(pixels, instance_masks)), dim=-1)
@@ -381,11 +381,11 @@ class CVLSAlignment(nn.Module):
         return sentence, F.normalize(objects, dim=-1), channels
 
     def filter(self, sentence: torch.Tensor, sentence_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The language half: sentences (B, K, hidden_size) -> (B, K, D), normalised, and the channels (B, K, D) that
+        """The language half: sentences (B, K, hidden_size) -> (B, K, D), normalized, and the channels (B, K, D) that
         the filter (LCF) leaves to each, zeros and ones, None without the filter. It goes by the sentences alone."""
         if not self.config.channel_filter:
             return F.normalize(self.project_sentence(sentence), dim=-1), None
-        sentence = F.normalize(self.project_sentence(_standardised(sentence, sentence_mask)), dim=-1)
+        sentence = F.normalize(self.project_sentence(_standardized(sentence, sentence_mask)), dim=-1)
         return sentence, channel_filter(sentence, self.config.kept_channels)
 
 
@@ -476,7 +476,7 @@ class CVLSModel(CVLSPreTrainedModel):
             kwargs: fields of [`CVLSConfig`].
 
         Returns:
-            The model; what is not backbone or text encoder is newly initialised.
+            The model; what is not backbone or text encoder is newly initialized.
         """
         backbone_config = AutoConfig.from_pretrained(vision)
         if vision_features is None:
@@ -507,7 +507,7 @@ class CVLSModel(CVLSPreTrainedModel):
     ) -> CVLSOutput:
         """
         Args:
-            pixel_values_videos: (B, T, 3, H, W) normalised frames; H and W multiples of 32 and of `token_stride`.
+            pixel_values_videos: (B, T, 3, H, W) normalized frames; H and W multiples of 32 and of `token_stride`.
             input_ids, attention_mask: (B, K, L) sentences.
             frame_mask: (B, T), false on padding frames.
             frame_sizes: (B, 2) height and width of each clip's frames; the rest is padding.
@@ -735,14 +735,14 @@ def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return maps if maps.shape[-2:] == tuple(size) else F.interpolate(maps, size=tuple(size), mode="bilinear")
 
 
-def _standardised(sentence: torch.Tensor, sentence_mask: torch.Tensor) -> torch.Tensor:
+def _standardized(sentence: torch.Tensor, sentence_mask: torch.Tensor) -> torch.Tensor:
     """Sentences (B, K, C) with a mean of 0 and a variance of 1 in each channel over all sentences of the batch but the
     padding; a sentence alone, which differs from nothing, as it is."""
     weights = sentence_mask[..., None].to(sentence.dtype)
     number = weights.sum()
-    centred = sentence - (sentence * weights).sum(dim=(0, 1)) / number.clamp(min=1)
-    variance = (centred.square() * weights).sum(dim=(0, 1)) / number.clamp(min=1)
-    return torch.where(number > 1, centred * (variance + 1e-5).rsqrt(), sentence)
+    centerd = sentence - (sentence * weights).sum(dim=(0, 1)) / number.clamp(min=1)
+    variance = (centerd.square() * weights).sum(dim=(0, 1)) / number.clamp(min=1)
+    return torch.where(number > 1, centerd * (variance + 1e-5).rsqrt(), sentence)
 
 
 def _mean_inside(features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Frames to model input: resize, scale, normalise, pad."""
+"""Frames to model input: resize, scale, normalize, pad."""
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class CVLSVideosKwargs(VideosKwargs, total=False):
 
 
 class CVLSVideoProcessor(BaseVideoProcessor):
-    """Resizes clips keeping their aspect, normalises them and pads them to a batch, with torch alone.
+    """Resizes clips keeping their aspect, normalizes them and pads them to a batch, with torch alone.
 
     `size` is {"shortest_edge": s, "longest_edge": l} in pixels: frames are scaled so that their short side is s, or so
     that their long side is l where it would exceed l; then both sides are rounded to the nearest multiple of
@@ -41,7 +41,7 @@ class CVLSVideoProcessor(BaseVideoProcessor):
     do_resize = True
     do_rescale = True
     do_normalize = True
-    # Converting colours in the base class needs torchvision: frames come as RGB (FrameReader gives them so).
+    # Converting colors in the base class needs torchvision: frames come as RGB (FrameReader gives them so).
     do_convert_rgb = False
     do_sample_frames = False
     valid_kwargs = CVLSVideosKwargs

@@ -26,7 +26,7 @@ import yaml
 from tqdm import tqdm
 
 from modeling_cvls.synthetic import KINDS
-from modeling_cvls.visualisation import plt  # its matplotlib needs no display
+from modeling_cvls.visualization import plt  # its matplotlib needs no display
 
 SCRIPTS = Path(__file__).resolve().parent
 #: name in a table -> where it stands in what eval.py writes

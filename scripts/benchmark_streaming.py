@@ -20,7 +20,7 @@ import torch
 from transformers import pipeline
 
 import modeling_cvls  # noqa: F401  registers the model, the processor and the pipeline
-from modeling_cvls.visualisation import VideoWriter
+from modeling_cvls.visualization import VideoWriter
 
 SENTENCES = ["the small red circle", "the object moving left"]
 

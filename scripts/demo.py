@@ -38,9 +38,9 @@ from transformers import pipeline
 from modeling_cvls import CVLSPipeline, FrameReader
 from modeling_cvls.explanation import explain, window_around
 from modeling_cvls.synthetic import make_scene, render
-from modeling_cvls.visualisation import COLOURS, VideoWriter, overlay, plt, write_video
+from modeling_cvls.visualization import COLORS, VideoWriter, overlay, plt, write_video
 
-MAX_SENTENCES = len(COLOURS)
+MAX_SENTENCES = len(COLORS)
 MAX_FPS = 30  # frames a second that are gone through: with the seconds, a bound on the work that a clip makes
 MAX_PIXELS = 2560 * 1440  # of a frame; masks of all sentences are made at its size
 MAP_SIZE = 640  # pixels, longest side of a similarity map
@@ -121,8 +121,8 @@ def segment_clip(
         ]
         archive.writestr("sentences.json", json.dumps(found, indent=2))
     table = "<tr><th></th><th>sentence</th><th>score</th><th>frames with a mask</th></tr>"
-    for row, colour in zip(found, COLOURS, strict=False):
-        table += f'<tr><td style="width: 1.5em; background: rgb{colour}"></td><td>{html.escape(row["sentence"])}</td>'
+    for row, color in zip(found, COLORS, strict=False):
+        table += f'<tr><td style="width: 1.5em; background: rgb{color}"></td><td>{html.escape(row["sentence"])}</td>'
         table += f"<td>{row['score']:.2f}</td><td>{row['frames_with_a_mask']} of {count}</td></tr>"
     return *map(str, paths), f'<table style="width: 100%">{table}</table>'
 
@@ -141,8 +141,8 @@ def similarity_maps(
         picture.thumbnail((MAP_SIZE, MAP_SIZE))
     frames, shown = np.stack(pictures), window.index(frame)
     similarity = explain(model, segmenter.processor, frames, sentences).similarity[:, shown]
-    colours = 255 * plt.get_cmap("RdBu_r")((similarity + 1) / 2)[..., :3]
-    maps = (colours * (0.4 + 0.6 * frames[shown].mean(axis=-1, keepdims=True) / 255)).astype(np.uint8)
+    colors = 255 * plt.get_cmap("RdBu_r")((similarity + 1) / 2)[..., :3]
+    maps = (colors * (0.4 + 0.6 * frames[shown].mean(axis=-1, keepdims=True) / 255)).astype(np.uint8)
     return [(frames[shown], f"frame {frame}"), *zip(maps, sentences, strict=True)]
 
 

@@ -25,7 +25,7 @@ from modeling_cvls.explanation import (
     window_around,
 )
 from modeling_cvls.launch import check_checkpoint
-from modeling_cvls.visualisation import COLOURS, plt  # its matplotlib needs no display
+from modeling_cvls.visualization import COLORS, plt  # its matplotlib needs no display
 
 TILE = 1.95  # of the pictures: inches wide
 GAP, MARGIN = 0.14, 0.3
@@ -110,9 +110,9 @@ class Sheet:
         place = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(place)
 
-    def text(self, x: float, y: float, text: str, size: float = 8, colour: str = INK, **style) -> None:
+    def text(self, x: float, y: float, text: str, size: float = 8, color: str = INK, **style) -> None:
         """`text` with its upper left corner at (x, y)."""
-        self.figure.text(x / self.width, 1 - y / self.height, text, size=size, color=colour, va="top",
+        self.figure.text(x / self.width, 1 - y / self.height, text, size=size, color=color, va="top",
                          parse_math=False, **style)  # fmt: skip
 
 
@@ -122,8 +122,8 @@ def shorten(text: str, width: float, size: float) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def colour_of(sentence: int) -> tuple[float, float, float]:
-    return tuple(value / 255 for value in COLOURS[sentence % len(COLOURS)])
+def color_of(sentence: int) -> tuple[float, float, float]:
+    return tuple(value / 255 for value in COLORS[sentence % len(COLORS)])
 
 
 def show(axes, picture: np.ndarray, truth: np.ndarray | None = None, **style):
@@ -133,18 +133,18 @@ def show(axes, picture: np.ndarray, truth: np.ndarray | None = None, **style):
         # a frame of one empty pixel closes the outline of what the picture's edge cuts
         height, width = truth.shape
         grid = np.arange(-1, width + 1), np.arange(-1, height + 1), np.pad(truth, 1).astype(float)
-        for line, colour in ((2.2, "black"), (1.0, "white")):
-            axes.contour(*grid, levels=[0.5], colors=colour, linewidths=line)
+        for line, color in ((2.2, "black"), (1.0, "white")):
+            axes.contour(*grid, levels=[0.5], colors=color, linewidths=line)
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(linewidth=0.5, color=FAINT)
     return image
 
 
-def tint(frame: np.ndarray, mask: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
-    """The frame, grey where the mask is not and in `colour` where it is: the mask is seen on any frame."""
-    grey = frame.mean(axis=2, keepdims=True) / 255
-    return np.where(mask[..., None], (0.75 + 0.25 * grey) * colour, 0.12 + 0.6 * grey)
+def tint(frame: np.ndarray, mask: np.ndarray, color: tuple[float, float, float]) -> np.ndarray:
+    """The frame, gray where the mask is not and in `color` where it is: the mask is seen on any frame."""
+    gray = frame.mean(axis=2, keepdims=True) / 255
+    return np.where(mask[..., None], (0.75 + 0.25 * gray) * color, 0.12 + 0.6 * gray)
 
 
 def say(axes, text: str) -> None:
@@ -160,18 +160,18 @@ def number_objects(axes, masks: np.ndarray, shown: int) -> None:
     for number, mask in enumerate(masks.swapaxes(0, 1)):
         if not mask[shown].any():
             continue
-        centres = [np.argwhere(one).mean(axis=0)[::-1] for one in mask if one.any()]
-        centre, way = np.argwhere(mask[shown]).mean(axis=0)[::-1], centres[-1] - centres[0]
+        centers = [np.argwhere(one).mean(axis=0)[::-1] for one in mask if one.any()]
+        center, way = np.argwhere(mask[shown]).mean(axis=0)[::-1], centers[-1] - centers[0]
         if np.hypot(*way) > 0.04 * mask.shape[-1]:
-            edge = np.where(way > 0, np.array(mask.shape[:0:-1]) - 1 - centre, centre)
+            edge = np.where(way > 0, np.array(mask.shape[:0:-1]) - 1 - center, center)
             scale = min(2, *(edge / np.maximum(abs(way), 1e-6)))  # ends inside the picture
             arrow = {"arrowstyle": "->", "color": "white", "linewidth": 1.0, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", centre + scale * way, centre, arrowprops=arrow)
-        axes.text(*centre, str(number), size=6, color="white", ha="center", va="center", bbox=halo)
+            axes.annotate("", center + scale * way, center, arrowprops=arrow)
+        axes.text(*center, str(number), size=6, color="white", ha="center", va="center", bbox=halo)
 
 
-def plot_similarities(axes, frames: list[int], values: np.ndarray, referents: list[int], colour) -> None:
-    """`values` (T, M) over `frames`: the referents' in `colour`, the others' grey, each with its object's number."""
+def plot_similarities(axes, frames: list[int], values: np.ndarray, referents: list[int], color) -> None:
+    """`values` (T, M) over `frames`: the referents' in `color`, the others' gray, each with its object's number."""
     known = np.flatnonzero(~np.isnan(values).all(axis=1))
     frames, values = [frames[t] for t in known], values[known]
     axes.axhline(0, color="#dddddd", linewidth=0.6, zorder=0)
@@ -181,7 +181,7 @@ def plot_similarities(axes, frames: list[int], values: np.ndarray, referents: li
             continue
         if instance in referents:
             axes.plot(frames, line, color=INK, linewidth=3.0, marker="o", markersize=5.2)
-            axes.plot(frames, line, color=colour, linewidth=1.8, marker="o", markersize=3.8)
+            axes.plot(frames, line, color=color, linewidth=1.8, marker="o", markersize=3.8)
         else:
             axes.plot(frames, line, color=LOOK_ALIKE, linewidth=0.9, marker="o", markersize=2.2, zorder=1)
         last = np.flatnonzero(~np.isnan(line))[-1]
@@ -226,7 +226,7 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
     if other is not None:
         heads.append((f"mask: {other.name}", "" if other.has_contrast else "no similarity map: without the contrast"))
     if values is not None:
-        heads.append(("similarity inside objects", "coloured: the referent, grey: the others"))
+        heads.append(("similarity inside objects", "colored: the referent, gray: the others"))
 
     tile_height = TILE * frame.shape[0] / frame.shape[1]
     row_height = 0.27 + tile_height + 0.32
@@ -243,13 +243,13 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
     sheet.text(MARGIN, MARGIN - 0.08, title, size=10, weight="bold")
     for x, (head, note) in zip(columns, heads, strict=True):
         sheet.text(x, MARGIN + 0.28, shorten(head, TILE, 8.5), size=8.5)
-        sheet.text(x, MARGIN + 0.46, note, size=6.5, colour=FAINT)
+        sheet.text(x, MARGIN + 0.46, note, size=6.5, color=FAINT)
 
     report = []
     for k, sentence in enumerate(clip.sentences[:count]):
-        y, colour, truth = top + k * row_height, colour_of(k), truths[k]
+        y, color, truth = top + k * row_height, color_of(k), truths[k]
         patch = sheet.axes(MARGIN, y + 0.02, 0.13, 0.13)
-        patch.set(xticks=[], yticks=[], facecolor=colour)
+        patch.set(xticks=[], yticks=[], facecolor=color)
         patch.spines[:].set_visible(False)
         absent = clip.row is not None and not clip.row["sentences"][k]["instances"]
         note = "   (has no referent here)" if absent else ""
@@ -285,19 +285,19 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
         for name, position, explanation in models:
             x = next(places)
             mask = explanation.masks[k, position]
-            show(sheet.axes(x, y, TILE, tile_height), tint(frame, mask, colour), truth)
+            show(sheet.axes(x, y, TILE, tile_height), tint(frame, mask, color), truth)
             caption = f"presence {explanation.presence[k]:.2f}"
             if not mask.any():
                 caption += ", empty"
             if truth is not None and truth.any():
                 caption += f", IoU {mask_iou(mask, truth):.2f}"
-            sheet.text(x, y + tile_height + 0.05, caption, size=7, colour=FAINT)
+            sheet.text(x, y + tile_height + 0.05, caption, size=7, color=FAINT)
             numbers.append(f"{name}: {caption}")
 
         if values is not None:
             referents = clip.row["sentences"][k]["instances"]
             axes = sheet.axes(next(places) + 0.18, y, TILE - 0.24, tile_height)
-            plot_similarities(axes, window, values[k], referents, colour)
+            plot_similarities(axes, window, values[k], referents, color)
             parts = [f"{m}{' (referent)' if m in referents else ''} {value:.2f}"
                      for m, value in enumerate(values[k, shown]) if not np.isnan(value)]  # fmt: skip
             if parts:
@@ -312,7 +312,7 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
             lines = ["the channel filter is off: every sentence keeps all channels"]
         else:
             lines = ["no channels: trained without the contrast (contrast_weight 0)"]
-        sheet.text(MARGIN, y, lines[0], size=7, colour=FAINT)
+        sheet.text(MARGIN, y, lines[0], size=7, color=FAINT)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.figure.savefig(path, dpi=150)
     plt.close(sheet.figure)
@@ -320,7 +320,7 @@ def draw(path: Path, clip: Clip, segmenter: Segmenter, other: Segmenter | None) 
 
 
 def draw_channels(sheet: Sheet, y: float, channels: np.ndarray, sentences: list[str], count: int) -> list[str]:
-    """A strip of cells for each of the first `count` sentences, in its colour where the filter leaves it the channel;
+    """A strip of cells for each of the first `count` sentences, in its color where the filter leaves it the channel;
     below, in words, the overlap between all of them."""
     size = channels.shape[1]
     sheet.text(MARGIN, y, f"channels that each sentence keeps: {channels[0].sum()} of {size}", size=8.5)
@@ -330,7 +330,7 @@ def draw_channels(sheet: Sheet, y: float, channels: np.ndarray, sentences: list[
         top = y + 0.25 + 0.2 * k
         sheet.text(MARGIN, top + 0.015, f"“{shorten(sentence, left - MARGIN - 0.1, 7.5)}”", size=7.5)
         axes = sheet.axes(left, top, width, 0.15)
-        cells = np.where(channels[k][:, None], colour_of(k), (0.93, 0.93, 0.93))
+        cells = np.where(channels[k][:, None], color_of(k), (0.93, 0.93, 0.93))
         axes.pcolormesh(np.arange(size + 1), [0, 1], cells[None], edgecolors="white", linewidth=0.5)
         axes.set_axis_off()
     overlap = channel_overlap(channels, sentences)
@@ -344,7 +344,7 @@ def draw_channels(sheet: Sheet, y: float, channels: np.ndarray, sentences: list[
         f"by chance {overlap['chance']:.2f}",
         f"pairs that share a content word: {mean('sharing')}; pairs that share none: {mean('other')}",
     ]
-    sheet.text(MARGIN, y + 0.29 + 0.2 * count, "\n".join(lines), size=7, colour=FAINT, linespacing=1.4)
+    sheet.text(MARGIN, y + 0.29 + 0.2 * count, "\n".join(lines), size=7, color=FAINT, linespacing=1.4)
     return lines
 
 

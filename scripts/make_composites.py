@@ -14,7 +14,7 @@ video shows, without masks, so that no sentence means that by mistake (configs/r
     {"dog": {"1": "dog"}, "dance-twirl": {"1": ["dancer", "woman"], "*": ["man", "woman"]}}
 
 DATASET gets the splits train and validation (composed of the first half of each video), test and heldout (of the
-second; heldout with pairs of noun and colour, or of noun and motion, that the others never show), and real_train and
+second; heldout with pairs of noun and color, or of noun and motion, that the others never show), and real_train and
 real: the first and second halves as they are, with their own sentences and one that only names the object.
 """
 

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path, help="folder of the checkpoint")
     parser.add_argument("--repo-id", required=True, help="where to: USER/NAME")
-    parser.add_argument("--private", action="store_true", help="seen only by you, or your organisation")
+    parser.add_argument("--private", action="store_true", help="seen only by you, or your organization")
     parser.add_argument("--revision", help="branch to push to, made where there is none; default: main")
     parser.add_argument("--max-shard-size", default="5GB", help="largest file of weights")
     args = parser.parse_args(arguments)

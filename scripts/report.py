@@ -19,7 +19,7 @@ from transformers import TrainerState, pipeline
 import modeling_cvls
 from modeling_cvls.data import read_masks, video_of
 from modeling_cvls.model_card import make_card
-from modeling_cvls.visualisation import contact_sheet, overlay, training_curves, write_video
+from modeling_cvls.visualization import contact_sheet, overlay, training_curves, write_video
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from transformers import pipeline
 import modeling_cvls  # noqa: F401  registers the model, the processor and the pipeline
 from modeling_cvls.frame_reader_cvls import FrameReader, frame_files
 from modeling_cvls.launch import check_checkpoint, process_state, start_cpu_processes
-from modeling_cvls.visualisation import VideoWriter, cutout, mask_picture, overlay
+from modeling_cvls.visualization import VideoWriter, cutout, mask_picture, overlay
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 FOLDER_FPS = 24  # of a folder of frames, where nothing else is said

@@ -57,7 +57,7 @@ class ClipCollator:
             t, m = masks.shape[:2]
             k = len(clip["sentences"])
             if m:
-                # nearest-exact takes pixel centres, as the bilinear resize of the frames does; plain nearest is
+                # nearest-exact takes pixel centers, as the bilinear resize of the frames does; plain nearest is
                 # shifted by up to half a pixel.
                 resized = F.interpolate(masks.to(torch.uint8), size=(h, w), mode="nearest-exact")
                 instance_masks[b, :t, :m, :h, :w] = resized.bool()

@@ -51,15 +51,15 @@ class DatasetCard:
     Args:
         title: the data set's name.
         description: a paragraph, Markdown.
-        licence: an identifier of the Hub ("other" where none fits).
-        licence_note: a paragraph on the source's terms.
+        license: an identifier of the Hub ("other" where none fits).
+        license_note: a paragraph on the source's terms.
         citation: BibTeX.
     """
 
     title: str
     description: str
-    licence: str
-    licence_note: str
+    license: str
+    license_note: str
     citation: str
 
 
@@ -279,7 +279,7 @@ class _Unfinished:
         return True
 
     def finished(self) -> bool:
-        """True where an earlier run of this conversion wrote the folder and ended afterwards, as in uploading it."""
+        """True where an earlier run of this conversion wrote the folder and ended afterward, as in uploading it."""
         return self.output.exists() and not self.content.exists() and self._read_state() is not None
 
     @contextmanager
@@ -373,7 +373,7 @@ def _card_text(card: DatasetCard, counts: Mapping[str, Mapping[str, int]]) -> st
     front = yaml.safe_dump(
         {
             "pretty_name": card.title,
-            "license": card.licence,
+            "license": card.license,
             "language": ["en"],
             "task_categories": ["image-segmentation"],
             "tags": ["video", "referring-video-object-segmentation", "video-language-segmentation"],
@@ -401,7 +401,7 @@ def _card_text(card: DatasetCard, counts: Mapping[str, Mapping[str, int]]) -> st
             "from datasets import load_dataset\n",
             f'dataset = load_dataset("path/to/this/folder", split="{next(iter(counts))}")',
             "```\n",
-            f"## Licence\n\n{card.licence_note}\n",
+            f"## License\n\n{card.license_note}\n",
             f"## Citation\n\n```bibtex\n{card.citation.strip()}\n```",
             "",
         ]

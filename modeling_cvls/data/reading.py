@@ -76,7 +76,7 @@ def run_lengths(counts: str) -> list[int]:
 
 
 def _decode_mask(counts: str, height: int, width: int, where: str) -> np.ndarray:
-    # pycocotools leaves memory uninitialised where the runs end too early, so the size is checked here.
+    # pycocotools leaves memory uninitialized where the runs end too early, so the size is checked here.
     try:
         pixels = sum(run_lengths(counts))
     except UnicodeEncodeError as error:

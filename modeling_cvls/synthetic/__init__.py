@@ -1,6 +1,6 @@
 """Synthetic video sentences: scenes of moving look-alike shapes with sentences that tell them apart."""
 
-from .composites import Composite, CompositeObject, make_composite, read_catalogue, write_composites
+from .composites import Composite, CompositeObject, make_composite, read_catalog, write_composites
 from .layouts import (
     SPLITS,
     make_scene,
@@ -25,7 +25,7 @@ __all__ = [
     "look_alikes",
     "make_composite",
     "make_scene",
-    "read_catalogue",
+    "read_catalog",
     "referents",
     "render",
     "sample_look_alikes",

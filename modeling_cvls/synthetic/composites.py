@@ -44,14 +44,14 @@ TINTS = {
     "yellow": (232, 206, 50),
     "purple": (160, 56, 196),
 }
-COLOURS = tuple(TINTS)
-NATURAL_SHARE = 0.5  # of the objects that no sentence has to tell from another by its colour
+COLORS = tuple(TINTS)
+NATURAL_SHARE = 0.5  # of the objects that no sentence has to tell from another by its color
 MOTIONS = ("left", "right", "up", "down", "still")
 # The motions that training does not show of a noun. Neither is "left" or "right": a training clip that is flipped
 # would show the mirrored one.
 HELD_OUT_MOTIONS = ("up", "down", "still")
 # Which thing tells the first look-alike from its original, and the later ones from theirs.
-CHANGE_SHARES = {"size": 0.2, "colour": 0.25, "motion": 0.35, "position": 0.2}
+CHANGE_SHARES = {"size": 0.2, "color": 0.25, "motion": 0.35, "position": 0.2}
 AROUND = "*"  # stands in the names for what a video shows besides its objects
 # Shares of the picture's shorter side: the extent of an object, and pixels a frame.
 EXTENT = {"small": (0.22, 0.25), "large": (0.38, 0.43)}
@@ -59,19 +59,19 @@ MIN_EXTENT = 0.1  # in every frame: what is much smaller there than in others of
 SPEED = (0.03, 0.045)
 STEPS, STEP_SHARES = (0, 1, 2), (0.1, 0.6, 0.3)  # source frames a frame; 0: the object is frozen
 # To be "the smaller" of several, an object must have at most this share of another one's pixels, in every frame; to be
-# "on the left" its centre must lie this share of the picture's width beyond another one's, in every frame.
+# "on the left" its center must lie this share of the picture's width beyond another one's, in every frame.
 AREA_MARGIN = 0.5
 POSITION_MARGIN = 0.12
 MIN_VISIBLE = 0.5
 MIN_SOURCE_PIXELS = 100  # an object that its source shows smaller than this is not cut out
-INSIDE = 0.85  # of the way from an object's centre to its edge must lie in the picture
+INSIDE = 0.85  # of the way from an object's center to its edge must lie in the picture
 
 # What the sentences of a kind may state besides a noun; of each, the smallest set that tells an object from all others.
 _STATED = {
-    "appearance": [(), ("size",), ("colour",), ("size", "colour")],
+    "appearance": [(), ("size",), ("color",), ("size", "color")],
     "spatial": [("position",)],
     "temporal": [("motion",)],
-    "several": [("colour", "motion"), ("size", "motion"), ("colour", "position"), ("size", "colour", "motion")],
+    "several": [("color", "motion"), ("size", "motion"), ("color", "position"), ("size", "color", "motion")],
 }
 _KIND_WEIGHT = {"appearance": 1.2, "spatial": 1.0, "temporal": 2.0, "several": 1.5}
 _RELATIVE = ("size", "position")
@@ -84,18 +84,18 @@ CARD = DatasetCard(
     description=(
         "Objects of real clips, cut out along their masks and placed, scaled, mirrored, tinted and moved, on the "
         "frames of another clip, with sentences that tell look-alikes apart. train and validation use the first half "
-        "of every source video only, test and heldout the second; heldout shows pairs of noun and colour, or of noun "
+        "of every source video only, test and heldout the second; heldout shows pairs of noun and color, or of noun "
         "and motion, that the others do not. real_train and real are the first and second halves as they are, with "
         "the sentences of the source and one that only names the object. Written by `scripts/make_composites.py`."
     ),
-    licence="other",
-    licence_note="The frames and masks remain under the terms of the videos that they were made from.",
+    license="other",
+    license_note="The frames and masks remain under the terms of the videos that they were made from.",
     citation="@misc{composites, title = {Composites of real clips with referring sentences}}",
 )
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """What composites are made from.
 
     Attributes:
@@ -103,7 +103,7 @@ class Catalogue:
         nouns: id of a video -> id of an object -> what it is called, the usual word first.
         around: id of a video -> what else it shows, without masks: no sentence may speak of that on its background.
         objects: (video, object), all of `nouns`.
-        held_out: (noun, colour or motion) pairs that only the split heldout shows.
+        held_out: (noun, color or motion) pairs that only the split heldout shows.
     """
 
     videos: dict[str, PaletteFolder]
@@ -126,24 +126,24 @@ class CompositeObject:
     Attributes:
         video, object_id: where it was cut out.
         nouns: what it may be called.
-        colour: of `COLOURS`; None: as filmed, so that it may be of any colour.
+        color: of `COLORS`; None: as filmed, so that it may be of any color.
         motion: of `MOTIONS`, in the picture.
         frames: (T,) names of the source frames.
-        patches: T times (h, w, 4) uint8, colours and cover (0 to 255).
+        patches: T times (h, w, 4) uint8, colors and cover (0 to 255).
         corners: (T, 2) int, where the upper left pixel of each patch lies (x, y).
-        centres: (T, 2) float, the centre of the whole mask (x, y) in pixels.
+        centers: (T, 2) float, the center of the whole mask (x, y) in pixels.
         areas: (T,) int, pixels of the whole mask.
     """
 
     video: str
     object_id: str
     nouns: tuple[str, ...]
-    colour: str | None
+    color: str | None
     motion: str
     frames: tuple[str, ...]
     patches: tuple[np.ndarray, ...]
     corners: np.ndarray
-    centres: np.ndarray
+    centers: np.ndarray
     areas: np.ndarray
 
 
@@ -159,7 +159,7 @@ class Composite:
         background_masks: (T, N, H, W) bool, with nothing in front of them.
         background_nouns: what the video's own objects may be called.
         objects: those placed, furthest first, so later ones hide earlier ones.
-        pair: two of them that are look-alikes, and the one thing they differ in: "size", "colour", "motion" or, where
+        pair: two of them that are look-alikes, and the one thing they differ in: "size", "color", "motion" or, where
             it is only where they are, "position".
     """
 
@@ -175,7 +175,7 @@ class Composite:
     @functools.cached_property
     def beyond(self) -> dict[str, np.ndarray]:
         """For left, right, small and large (M, M) bool: object i is clearly more so than j, in every frame."""
-        x = np.stack([obj.centres[:, 0] for obj in self.objects])
+        x = np.stack([obj.centers[:, 0] for obj in self.objects])
         areas = np.stack([obj.areas for obj in self.objects])
         left = (x[None] - x[:, None]).min(axis=2) >= POSITION_MARGIN * self.background.shape[2]
         small = (areas[:, None] <= AREA_MARGIN * areas[None]).all(axis=2)
@@ -185,14 +185,14 @@ class Composite:
 def referents(composite: Composite, predicate: dict[str, str]) -> list[int]:
     """Indices of the objects that a predicate may be true of: what is not known to be false counts.
 
-    An object that is not tinted may be of any colour. Size and position are relative: among the objects that the rest
+    An object that is not tinted may be of any color. Size and position are relative: among the objects that the rest
     fits, the one that is clearly the smallest, or the outermost; with one such object they say nothing.
     """
     fitting = [
         index
         for index, obj in enumerate(composite.objects)
         if predicate["noun"] in obj.nouns
-        and ("colour" not in predicate or obj.colour in (predicate["colour"], None))
+        and ("color" not in predicate or obj.color in (predicate["color"], None))
         and ("motion" not in predicate or obj.motion == predicate["motion"])
     ]
     for name in _RELATIVE:
@@ -231,7 +231,7 @@ def shortest_descriptions(composite: Composite, index: int, kind: str) -> list[d
 def phrase(predicate: dict[str, str], rng: np.random.Generator) -> str:
     """Words for a predicate, in one of several wordings."""
     adjectives = [_pick(rng, _SIZE_WORDS[predicate["size"]])] if "size" in predicate else []
-    adjectives += [predicate["colour"]] if "colour" in predicate else []
+    adjectives += [predicate["color"]] if "color" in predicate else []
     tail = ""
     if "motion" in predicate:
         tail = _pick(rng, _MOTION_WORDS[predicate["motion"]])
@@ -250,7 +250,7 @@ def phrase(predicate: dict[str, str], rng: np.random.Generator) -> str:
 def _without_referent(
     composite: Composite,
     predicate: dict[str, str],
-    catalogue: Catalogue,
+    catalog: Catalog,
     rng: np.random.Generator,
     held_out: bool,
 ) -> dict[str, str] | None:
@@ -258,16 +258,16 @@ def _without_referent(
 
     Size and position stay; what they are about fits no object.
     """
-    shown = {getattr(obj, name) for obj in composite.objects for name in ("colour", "motion")}
+    shown = {getattr(obj, name) for obj in composite.objects for name in ("color", "motion")}
     shown |= {noun for obj in composite.objects for noun in obj.nouns}
-    all_nouns = sorted({noun for video in catalogue.videos for noun in catalogue.background_nouns(video)})
+    all_nouns = sorted({noun for video in catalog.videos for noun in catalog.background_nouns(video)})
     changes, weights = [], []
-    for name, values in (("noun", all_nouns), ("colour", COLOURS), ("motion", MOTIONS)):
+    for name, values in (("noun", all_nouns), ("color", COLORS), ("motion", MOTIONS)):
         for value in values if name in predicate else ():
             changed = predicate | {name: value}
             absolute = {key: changed[key] for key in changed if key not in _RELATIVE}
             # Training must not teach that what is held out has no referent.
-            untaught = any((changed["noun"], other) in catalogue.held_out for other in absolute.values())
+            untaught = any((changed["noun"], other) in catalog.held_out for other in absolute.values())
             if (
                 changed["noun"] not in composite.background_nouns
                 and not referents(composite, absolute)
@@ -281,7 +281,7 @@ def _without_referent(
 
 def describe(
     composite: Composite,
-    catalogue: Catalogue,
+    catalog: Catalog,
     rng: np.random.Generator,
     max_sentences: int = 6,
     none_share: float = 0.5,
@@ -317,7 +317,7 @@ def describe(
 
     if sentences and rng.random() < none_share:
         for position in rng.permutation(len(sentences)):
-            predicate = _without_referent(composite, sentences[position].predicate, catalogue, rng, held_out)
+            predicate = _without_referent(composite, sentences[position].predicate, catalog, rng, held_out)
             if predicate is not None:
                 sentences.append(Sentence(phrase(predicate, rng), "none", (), predicate))
                 break
@@ -384,26 +384,26 @@ class _Draft:
     object_id: str
     size: str
     grade: float
-    colour: str | None
+    color: str | None
     motion: str
     mirrored: bool
     start: float
     step: int
 
 
-def _draw(catalogue: Catalogue, rng: np.random.Generator, video: str, object_id: str) -> _Draft:
-    nouns = catalogue.nouns[video][object_id]
+def _draw(catalog: Catalog, rng: np.random.Generator, video: str, object_id: str) -> _Draft:
+    nouns = catalog.nouns[video][object_id]
     while True:
-        colour = None if rng.random() < NATURAL_SHARE else _pick(rng, COLOURS)
+        color = None if rng.random() < NATURAL_SHARE else _pick(rng, COLORS)
         motion = _pick(rng, MOTIONS)
-        if not catalogue.is_held_out(nouns, colour, motion):
+        if not catalog.is_held_out(nouns, color, motion):
             break
     return _Draft(
         video=video,
         object_id=object_id,
         size=_pick(rng, tuple(EXTENT)),
         grade=rng.random(),
-        colour=colour,
+        color=color,
         motion=motion,
         mirrored=bool(rng.random() < 0.5),
         start=rng.random(),
@@ -411,47 +411,45 @@ def _draw(catalogue: Catalogue, rng: np.random.Generator, video: str, object_id:
     )
 
 
-def _change(catalogue: Catalogue, rng: np.random.Generator, draft: _Draft, name: str) -> _Draft:
+def _change(catalog: Catalog, rng: np.random.Generator, draft: _Draft, name: str) -> _Draft:
     """A look-alike: the same but for one thing, which is not held out; for "position" it need only lie elsewhere."""
     if name == "position":
         return draft
-    nouns = catalogue.nouns[draft.video][draft.object_id]
-    values = {"size": tuple(EXTENT), "colour": COLOURS, "motion": MOTIONS}[name]
-    options = [value for value in values if value != getattr(draft, name) and not catalogue.is_held_out(nouns, value)]
+    nouns = catalog.nouns[draft.video][draft.object_id]
+    values = {"size": tuple(EXTENT), "color": COLORS, "motion": MOTIONS}[name]
+    options = [value for value in values if value != getattr(draft, name) and not catalog.is_held_out(nouns, value)]
     return replace(draft, **{name: _pick(rng, options)})
 
 
-def _drafts(catalogue: Catalogue, rng: np.random.Generator, held_out: bool) -> tuple[list[_Draft], str]:
+def _drafts(catalog: Catalog, rng: np.random.Generator, held_out: bool) -> tuple[list[_Draft], str]:
     """Two to four objects, the first two of them look-alikes, and what these differ in.
 
     The first one shows what is held out, if that is asked for.
     """
-    video, object_id = _pick(rng, catalogue.objects)
-    first = _draw(catalogue, rng, video, object_id)
+    video, object_id = _pick(rng, catalog.objects)
+    first = _draw(catalog, rng, video, object_id)
     names, shares = list(CHANGE_SHARES), list(CHANGE_SHARES.values())
     if held_out:
         noun, value = _pick(
-            rng, sorted(pair for pair in catalogue.held_out if pair[0] in catalogue.nouns[video][object_id])
+            rng, sorted(pair for pair in catalog.held_out if pair[0] in catalog.nouns[video][object_id])
         )
-        difference = "colour" if value in COLOURS else "motion"
+        difference = "color" if value in COLORS else "motion"
         first = replace(first, **{difference: value})
     else:
         difference = _pick(rng, names, shares)
-        if difference == "colour" and first.colour is None:
-            options = [
-                value for value in COLOURS if not catalogue.is_held_out(catalogue.nouns[video][object_id], value)
-            ]
-            first = replace(first, colour=_pick(rng, options))
-    drafts = [first, _change(catalogue, rng, first, difference)]
+        if difference == "color" and first.color is None:
+            options = [value for value in COLORS if not catalog.is_held_out(catalog.nouns[video][object_id], value)]
+            first = replace(first, color=_pick(rng, options))
+    drafts = [first, _change(catalog, rng, first, difference)]
     while len(drafts) < 4 and rng.random() < 0.75:
         if rng.random() < 0.5:
             original = _pick(rng, drafts)
             name = _pick(rng, names, shares)
-            if name == "colour" and original.colour is None:
+            if name == "color" and original.color is None:
                 continue
-            drafts.append(_change(catalogue, rng, original, name))
+            drafts.append(_change(catalog, rng, original, name))
         else:
-            drafts.append(_draw(catalogue, rng, *_pick(rng, catalogue.objects)))
+            drafts.append(_draw(catalog, rng, *_pick(rng, catalog.objects)))
     return drafts, difference
 
 
@@ -464,7 +462,7 @@ def _bounce(start: int, step: int, length: int, count: int) -> np.ndarray:
 
 
 def _tint(crops: list[np.ndarray], masks: list[np.ndarray], rgb: np.ndarray) -> list[np.ndarray]:
-    """Paints pictures (h, w, 3) in a colour: light and dark stay, evened out so that black things take the colour too.
+    """Paints pictures (h, w, 3) in a color: light and dark stay, evened out so that black things take the color too.
 
     `masks` tell what counts for what is light in all of them.
     """
@@ -510,7 +508,7 @@ def _cut_out(
     for crop, mask in zip(crops, cropped, strict=True):
         layer = np.concatenate([crop, 255 * mask[..., None]], axis=2).round().astype(np.uint8)
         size = tuple(max(round(side * scale), 1) for side in mask.shape[::-1])
-        # Pillow weighs the colours by the cover, so nothing of the old surroundings gets in at the edge.
+        # Pillow weighs the colors by the cover, so nothing of the old surroundings gets in at the edge.
         patch = np.asarray(Image.fromarray(layer).resize(size, Image.Resampling.BILINEAR))
         if (patch[..., 3] >= 128).sum() < (MIN_EXTENT * shorter) ** 2:
             return None
@@ -518,18 +516,18 @@ def _cut_out(
     return tuple(half.names[frame] for frame in frames), [patches[position] for position in positions]
 
 
-def _centres(patches: list[np.ndarray]) -> np.ndarray:
-    """(T, 2) float, the centre (x, y) of each patch's mask, a pixel's centre lying half a pixel from its index."""
+def _centers(patches: list[np.ndarray]) -> np.ndarray:
+    """(T, 2) float, the center (x, y) of each patch's mask, a pixel's center lying half a pixel from its index."""
     return np.array([np.argwhere(patch[..., 3] >= 128).mean(axis=0)[::-1] + 0.5 for patch in patches])
 
 
 def _path(
-    rng: np.random.Generator, patches: list[np.ndarray], centres: np.ndarray, motion: str, height: int, width: int
+    rng: np.random.Generator, patches: list[np.ndarray], centers: np.ndarray, motion: str, height: int, width: int
 ) -> np.ndarray | None:
-    """(T, 2) int corners of the patches, whose centres move evenly; None if there is no room for that."""
+    """(T, 2) int corners of the patches, whose centers move evenly; None if there is no room for that."""
     sizes = np.array([patch.shape[1::-1] for patch in patches])
-    low = INSIDE * centres.max(axis=0)
-    high = (width, height) - INSIDE * (sizes - centres).max(axis=0)
+    low = INSIDE * centers.max(axis=0)
+    high = (width, height) - INSIDE * (sizes - centers).max(axis=0)
     offsets = np.zeros((len(patches), 2))
     if motion != "still":
         axis, sign = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}[motion]
@@ -542,7 +540,7 @@ def _path(
     low, high = low - offsets.min(axis=0), high - offsets.max(axis=0)
     if (low > high).any():
         return None
-    return np.round(rng.uniform(low, high) + offsets - centres).astype(int)
+    return np.round(rng.uniform(low, high) + offsets - centers).astype(int)
 
 
 def _cropped(corner: np.ndarray, patch: np.ndarray, height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray]:
@@ -585,25 +583,25 @@ def _background(
 
 
 def _try_composite(
-    catalogue: Catalogue, rng: np.random.Generator, split: str, height: int, width: int, num_frames: int
+    catalog: Catalog, rng: np.random.Generator, split: str, height: int, width: int, num_frames: int
 ) -> Composite | None:
     second, shorter = split in ("test", "heldout"), min(height, width)
 
     def read(video: str) -> _Half:
-        half = _read_half(catalogue.videos[video], second, 3 * shorter)
+        half = _read_half(catalog.videos[video], second, 3 * shorter)
         for name in half.ids:
-            if name not in catalogue.nouns[video]:
+            if name not in catalog.nouns[video]:
                 raise ValueError(
-                    f"{catalogue.videos[video].where}: object {name} has a mask but no name; name it in the names, as "
+                    f"{catalog.videos[video].where}: object {name} has a mask but no name; name it in the names, as "
                     f'{{"{video}": {{"{name}": "dog"}}}}'
                 )
         return half
 
-    drafts, difference = _drafts(catalogue, rng, held_out=split == "heldout")
+    drafts, difference = _drafts(catalog, rng, held_out=split == "heldout")
     used = {draft.video for draft in drafts}
-    nouns = {noun for draft in drafts for noun in catalogue.nouns[draft.video][draft.object_id]}
+    nouns = {noun for draft in drafts for noun in catalog.nouns[draft.video][draft.object_id]}
     backgrounds = [
-        video for video in catalogue.videos if video not in used and not nouns & catalogue.background_nouns(video)
+        video for video in catalog.videos if video not in used and not nouns & catalog.background_nouns(video)
     ]
     if not backgrounds:
         return None
@@ -611,15 +609,15 @@ def _try_composite(
     half = read(video)
     if not half.names:
         return None
-    # Things of the same colour are of exactly the same.
+    # Things of the same color are of exactly the same.
     tints = {name: np.clip(np.array(rgb) + rng.uniform(-16, 16, 3), 0, 255) for name, rgb in TINTS.items()}
     cut = [
-        _cut_out(read(draft.video), draft, shorter, num_frames, tints[draft.colour] if draft.colour else None)
+        _cut_out(read(draft.video), draft, shorter, num_frames, tints[draft.color] if draft.color else None)
         for draft in drafts
     ]
     if None in cut:
         return None
-    centres = [_centres(patches) for _, patches in cut]
+    centers = [_centers(patches) for _, patches in cut]
     areas = [np.array([(patch[..., 3] >= 128).sum() for patch in patches]) for _, patches in cut]
     background, background_frames, background_masks = _background(half, rng.random(), num_frames, height, width)
     order = [int(index) for index in rng.permutation(len(drafts))]
@@ -627,20 +625,20 @@ def _try_composite(
         objects = []
         for index in order:
             draft, (names, patches) = drafts[index], cut[index]
-            corners = _path(rng, patches, centres[index], draft.motion, height, width)
+            corners = _path(rng, patches, centers[index], draft.motion, height, width)
             if corners is None:
                 return None
             objects.append(
                 CompositeObject(
                     video=draft.video,
                     object_id=draft.object_id,
-                    nouns=catalogue.nouns[draft.video][draft.object_id],
-                    colour=draft.colour,
+                    nouns=catalog.nouns[draft.video][draft.object_id],
+                    color=draft.color,
                     motion=draft.motion,
                     frames=names,
                     patches=tuple(patches),
                     corners=corners,
-                    centres=corners + centres[index],
+                    centers=corners + centers[index],
                     areas=areas[index],
                 )
             )
@@ -652,7 +650,7 @@ def _try_composite(
                 background_frames=background_frames,
                 background_ids=half.ids,
                 background_masks=background_masks,
-                background_nouns=frozenset(catalogue.background_nouns(video)),
+                background_nouns=frozenset(catalog.background_nouns(video)),
                 objects=tuple(objects),
                 pair=(order.index(0), order.index(1), difference),
             )
@@ -660,7 +658,7 @@ def _try_composite(
 
 
 def make_composite(
-    catalogue: Catalogue,
+    catalog: Catalog,
     split: str,
     index: int,
     seed: int = 0,
@@ -677,9 +675,9 @@ def make_composite(
     """
     rng = np.random.default_rng((seed, SPLITS[split], index))
     for _ in range(300):
-        composite = _try_composite(catalogue, rng, split, height, width, num_frames)
+        composite = _try_composite(catalog, rng, split, height, width, num_frames)
         if composite is not None:
-            sentences = describe(composite, catalogue, rng, max_sentences, held_out=split == "heldout")
+            sentences = describe(composite, catalog, rng, max_sentences, held_out=split == "heldout")
             if sentences:
                 return composite, sentences
     raise ValueError(
@@ -708,7 +706,7 @@ def render(composite: Composite) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=2)
-def read_catalogue(source: Path, names: str) -> Catalogue:
+def read_catalog(source: Path, names: str) -> Catalog:
     """Reads which videos, objects and names there are.
 
     Args:
@@ -755,10 +753,10 @@ def read_catalogue(source: Path, names: str) -> Catalogue:
     nouns = {video: {obj: words for obj, words in named[video].items() if words and obj != AROUND} for video in videos}
     around = {video: named[video].get(AROUND, ()) for video in videos}
     words = sorted({words[0] for of_video in nouns.values() for words in of_video.values()})
-    held_out = {(word, COLOURS[number % len(COLOURS)]) for number, word in enumerate(words)}
+    held_out = {(word, COLORS[number % len(COLORS)]) for number, word in enumerate(words)}
     held_out |= {(word, HELD_OUT_MOTIONS[number % len(HELD_OUT_MOTIONS)]) for number, word in enumerate(words)}
     objects = tuple((video, obj) for video, of_video in nouns.items() for obj in of_video)
-    return Catalogue(videos, nouns, around, objects, frozenset(held_out))
+    return Catalog(videos, nouns, around, objects, frozenset(held_out))
 
 
 def _encode_jpeg(frame: np.ndarray) -> bytes:
@@ -768,9 +766,9 @@ def _encode_jpeg(frame: np.ndarray) -> bytes:
 
 
 def _composite_row(
-    catalogue: Catalogue, split: str, index: int, seed: int, height: int, width: int, num_frames: int
+    catalog: Catalog, split: str, index: int, seed: int, height: int, width: int, num_frames: int
 ) -> dict[str, Any]:
-    composite, sentences = make_composite(catalogue, split, index, seed, height, width, num_frames)
+    composite, sentences = make_composite(catalog, split, index, seed, height, width, num_frames)
     frames, masks = render(composite)
     video_id = f"{split}_{index:06d}"
     return {
@@ -800,20 +798,20 @@ def _composite_row(
     }
 
 
-def _real_row(catalogue: Catalogue, video_id: str, second: bool) -> tuple[dict[str, Any] | None, list[Problem]]:
+def _real_row(catalog: Catalog, video_id: str, second: bool) -> tuple[dict[str, Any] | None, list[Problem]]:
     """Half of a source video as it is: its sentences (kind "expression") and "the <noun>" (kind "noun") of each object
     whose name is that of nothing else in the video."""
-    video = catalogue.videos[video_id]
+    video = catalog.videos[video_id]
     half = _half_names(video, second)
     if not half:
         return None, []
     _, height, width = read_frame_files([video.frames / f"{half[0]}.jpg"])
     shown, _, _ = read_palette_masks(video, half, height, width)
-    nouns = catalogue.nouns[video_id]
+    nouns = catalog.nouns[video_id]
     expressions = [expression for expression in video.expressions if shown.issuperset(expression.referents)]
     for name in sorted(shown & nouns.keys()):
         others = {word for other, words in nouns.items() if other != name for word in words}
-        others.update(catalogue.around[video_id])
+        others.update(catalog.around[video_id])
         if nouns[name][0] not in others:
             expressions.append(Expression(f"noun-{name}", f"the {nouns[name][0]}", (name,)))
     if not expressions:
@@ -828,10 +826,10 @@ def _convert(
     item: tuple[str, int | str], source: Path, names: str, seed: int, height: int, width: int, num_frames: int
 ) -> dict[str, Any] | tuple[dict[str, Any] | None, list[Problem]]:
     split, which = item
-    catalogue = read_catalogue(source, names)
+    catalog = read_catalog(source, names)
     if isinstance(which, str):
-        return _real_row(catalogue, which, second=split == "real")
-    return _composite_row(catalogue, split, which, seed, height, width, num_frames)
+        return _real_row(catalog, which, second=split == "real")
+    return _composite_row(catalog, split, which, seed, height, width, num_frames)
 
 
 def write_composites(
@@ -848,7 +846,7 @@ def write_composites(
     """Writes composites, and the halves of the source's videos as they are, as a folder that `load_dataset` loads.
 
     Args:
-        source: a folder in the layout of Refer-YouTube-VOS, or one split of it; see `read_catalogue`. Where only some
+        source: a folder in the layout of Refer-YouTube-VOS, or one split of it; see `read_catalog`. Where only some
             frames are annotated, these are the frames of the video.
         output: the folder to write, must not exist.
         names: video -> object -> what it is called, a word or several that are all true of it.
@@ -873,10 +871,10 @@ def write_composites(
     if num_proc < 1:
         raise ValueError(f"num_proc must be at least 1, got {num_proc}")
     source, text = Path(source).resolve(), json.dumps(names, sort_keys=True)
-    catalogue = read_catalogue(source, text)
+    catalog = read_catalog(source, text)
     items: dict[str, list] = {split: [(split, index) for index in range(count)] for split, count in splits.items()}
     for split in ("real_train", "real"):
-        items[split] = [(split, video) for video in catalogue.videos]
+        items[split] = [(split, video) for video in catalog.videos]
     convert = functools.partial(
         _convert, source=source, names=text, seed=seed, height=height, width=width, num_frames=num_frames
     )

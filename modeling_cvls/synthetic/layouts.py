@@ -29,7 +29,7 @@ YOUTUBE_VOS_VALIDATION = "valid"
 MEVIS_VALIDATION = "valid_u"  # the one whose masks MeViS publishes
 ANNOTATORS = 4
 # Sentences on all objects that share a value of an attribute.
-_TOGETHER = {value: f"all {value} objects" for name in ("size", "colour") for value in ATTRIBUTES[name]} | {
+_TOGETHER = {value: f"all {value} objects" for name in ("size", "color") for value in ATTRIBUTES[name]} | {
     "circle": "all circles",
     "square": "all squares",
     "triangle": "all triangles",
@@ -41,7 +41,7 @@ _TOGETHER = {value: f"all {value} objects" for name in ("size", "colour") for va
     "still": "all objects standing still",
     "circling": "all objects moving in circles",
 }
-# Colours of the pixels of palette images, which are for looking at only.
+# Colors of the pixels of palette images, which are for looking at only.
 _PALETTE = [0, 0, 0, 222, 42, 38, 44, 178, 60, 40, 90, 232, 238, 214, 46, 164, 52, 196, 242, 242, 240]
 
 
@@ -278,7 +278,7 @@ def _check(root: Path, splits: dict[str, int], size: int, num_frames: int, num_p
         raise ValueError("nothing to write: every split has 0 videos")
     check_sizes(size, size, num_frames)
     if size % 2:
-        raise ValueError(f"size must be even (H.264 halves the colours' resolution), got {size}")
+        raise ValueError(f"size must be even (H.264 halves the colors' resolution), got {size}")
     if num_proc < 1:
         raise ValueError(f"num_proc must be at least 1, got {num_proc}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 SHAPES = ("circle", "square", "triangle", "cross")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
+COLORS = ("red", "green", "blue", "yellow", "purple", "white")
 SIZES = ("small", "large")
 MOTIONS = ("left", "right", "up", "down", "still", "circling")
-ATTRIBUTES = {"size": SIZES, "colour": COLOURS, "shape": SHAPES, "motion": MOTIONS}
+ATTRIBUTES = {"size": SIZES, "color": COLORS, "shape": SHAPES, "motion": MOTIONS}
 
 # Combinations that only scenes of the held-out split contain. No pair has the motion "left" or "right": a training
 # clip that is flipped would show the mirrored pair.
-HELD_OUT_COLOUR_SHAPE = frozenset({("red", "cross"), ("green", "triangle"), ("blue", "square"), ("purple", "circle")})
+HELD_OUT_COLOR_SHAPE = frozenset({("red", "cross"), ("green", "triangle"), ("blue", "square"), ("purple", "circle")})
 HELD_OUT_SHAPE_MOTION = frozenset({("square", "up"), ("triangle", "circling"), ("circle", "down")})
 
 RGB = {
@@ -28,10 +28,10 @@ RGB = {
 MIN_VISIBLE = 0.4
 # Which attribute tells a look-alike from its original. Motion more often than the others: it is the only one that a
 # sentence of the kind "temporal" can speak of.
-CHANGE_SHARES = {"size": 0.17, "colour": 0.18, "shape": 0.2, "motion": 0.45}
+CHANGE_SHARES = {"size": 0.17, "color": 0.18, "shape": 0.2, "motion": 0.45}
 # In the look-alikes benchmark: what alone tells three objects of a scene apart. Shape most often: it is what a noun
-# names, and what is hard. By size, colour and motion alone a network without any contrast is soon right nearly always.
-CONTESTED_SHARES = {"size": 0.08, "colour": 0.12, "shape": 0.4, "motion": 0.28, "place": 0.12}
+# names, and what is hard. By size, color and motion alone a network without any contrast is soon right nearly always.
+CONTESTED_SHARES = {"size": 0.08, "color": 0.12, "shape": 0.4, "motion": 0.28, "place": 0.12}
 MIN_VISIBLE_LOOK_ALIKES = 0.3
 # Lengths are in pixels of a 64-pixel picture; they grow with the picture's shorter side.
 RADIUS = {"small": (6.0, 7.0), "large": (10.0, 11.0)}
@@ -50,14 +50,14 @@ class SceneObject:
     """One moving shape.
 
     Attributes:
-        size, colour, shape, motion: values of `ATTRIBUTES`.
+        size, color, shape, motion: values of `ATTRIBUTES`.
         radius: pixels; the radius of a circle of this size, other shapes are drawn of similar area.
-        rgb: (3,) float, 0 to 255, the colour with its jitter.
-        trajectory: (T, 2) float, the centre (x, y) in pixels in every frame.
+        rgb: (3,) float, 0 to 255, the color with its jitter.
+        trajectory: (T, 2) float, the center (x, y) in pixels in every frame.
     """
 
     size: str
-    colour: str
+    color: str
     shape: str
     motion: str
     radius: float
@@ -67,7 +67,7 @@ class SceneObject:
     @property
     def held_out(self) -> bool:
         """Whether training scenes never contain this combination of attributes."""
-        return is_held_out({"colour": self.colour, "shape": self.shape, "motion": self.motion})
+        return is_held_out({"color": self.color, "shape": self.shape, "motion": self.motion})
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class Scene:
     @functools.cached_property
     def beyond(self) -> dict[str, np.ndarray]:
         """For each of `POSITIONS`, (M, M) bool: object i is clearly further in that direction than j in every frame."""
-        centres = np.stack([obj.trajectory for obj in self.objects])
-        gaps = (centres[:, None] - centres[None]).transpose(3, 2, 0, 1)  # axis, frame, i, j
+        centers = np.stack([obj.trajectory for obj in self.objects])
+        gaps = (centers[:, None] - centers[None]).transpose(3, 2, 0, 1)  # axis, frame, i, j
         margin = POSITION_MARGIN * self.scale
         return {name: (sign * gaps[axis]).min(axis=0) >= margin for name, (axis, sign) in POSITIONS.items()}
 
@@ -111,7 +111,7 @@ class Scene:
 def is_held_out(attributes: dict[str, str]) -> bool:
     """Whether the attributes (all or some of them) name a held-out combination."""
     shape = attributes.get("shape")
-    return (attributes.get("colour"), shape) in HELD_OUT_COLOUR_SHAPE or (
+    return (attributes.get("color"), shape) in HELD_OUT_COLOR_SHAPE or (
         shape,
         attributes.get("motion"),
     ) in HELD_OUT_SHAPE_MOTION
@@ -145,7 +145,7 @@ def _trajectory(
     num_frames: int,
     drift: tuple[float, float] = (0.0, 0.0),
 ) -> np.ndarray:
-    """(T, 2) centres that stay inside the picture by most of the object's radius."""
+    """(T, 2) centers that stay inside the picture by most of the object's radius."""
     scale = min(height, width) / REFERENCE_SIZE
     margin = 0.75 * radius
     low, high = np.array([margin, margin]), np.array([width - margin, height - margin])
@@ -218,10 +218,10 @@ def _place(
     width: int,
     num_frames: int,
     distance: float = 0.65,
-    colour_jitter: float = 10,
+    color_jitter: float = 10,
     drift: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[SceneObject, ...] | None:
-    """Objects with these attributes whose centres keep `distance` (a share of the radii's sum); None if no place is
+    """Objects with these attributes whose centers keep `distance` (a share of the radii's sum); None if no place is
     found for one."""
     objects: list[SceneObject] = []
     for values in attributes:
@@ -235,7 +235,7 @@ def _place(
                 break
         else:
             return None
-        rgb = np.clip(np.array(RGB[values["colour"]]) + rng.uniform(-colour_jitter, colour_jitter, 3), 0, 255)
+        rgb = np.clip(np.array(RGB[values["color"]]) + rng.uniform(-color_jitter, color_jitter, 3), 0, 255)
         objects.append(SceneObject(**values, radius=radius, rgb=rgb, trajectory=trajectory))
     return tuple(objects)
 
@@ -276,8 +276,8 @@ def sample_look_alikes(
     """Draws a scene of the look-alikes benchmark, harder than those of `sample_scene`.
 
     Of 4 or 5 objects, three differ in a single attribute or in their places alone, so that one word of a sentence
-    decides. They hide more of each other, their colours stray, the camera drifts, the light flickers, and streaks of
-    all colours lie on the background.
+    decides. They hide more of each other, their colors stray, the camera drifts, the light flickers, and streaks of
+    all colors lie on the background.
 
     Args:
         rng: the only source of chance.
@@ -330,7 +330,7 @@ def _patches(obj: SceneObject, height: int, width: int) -> list[_Patch]:
     grid = np.arange(-reach, reach + 1, dtype=np.float32)
     whole = np.floor(obj.trajectory).astype(int)
     rest = (obj.trajectory - whole).astype(np.float32)
-    # A pixel's centre lies half a pixel from its index.
+    # A pixel's center lies half a pixel from its index.
     x = np.broadcast_to((grid + 0.5 - rest[:, :1])[:, None, :], (len(whole), len(grid), len(grid)))
     y = np.broadcast_to((grid + 0.5 - rest[:, 1:])[:, :, None], x.shape)
     depth = -_signed_distance(obj.shape, x, y, obj.radius)
@@ -375,17 +375,17 @@ def _upsampling(points: int, length: int) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) float32, 0 to 255: smooth blotches of muted colours in two octaves."""
+    """(H, W, 3) float32, 0 to 255: smooth blotches of muted colors in two octaves."""
     picture = np.full((height, width, 3), 96, dtype=np.float32) + rng.uniform(-24, 24, 3).astype(np.float32)
-    for points, grey, tint in ((5, 22, 12), (14, 12, 6)):
-        coarse = rng.normal(0, grey, (points, points, 1)) + rng.normal(0, tint, (points, points, 3))
+    for points, gray, tint in ((5, 22, 12), (14, 12, 6)):
+        coarse = rng.normal(0, gray, (points, points, 1)) + rng.normal(0, tint, (points, points, 3))
         rows, columns = _upsampling(points, height), _upsampling(points, width)
         picture += np.einsum("hp,pqc,wq->hwc", rows, coarse.astype(np.float32), columns, optimize=True)
     return picture
 
 
 def _streaks(rng: np.random.Generator, picture: np.ndarray, count: int, scale: float) -> None:
-    """Draws `count` short strokes of all colours into a picture (H, W, 3)."""
+    """Draws `count` short strokes of all colors into a picture (H, W, 3)."""
     rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]] + 0.5
     for _ in range(count):
         x, y = rng.uniform(0, picture.shape[1]), rng.uniform(0, picture.shape[0])

@@ -12,14 +12,14 @@ KINDS = ("appearance", "spatial", "temporal", "several")
 
 # What the sentences of a kind may state; of each, the smallest set that tells the object from all others is taken.
 _STATED = {
-    "appearance": [("size",), ("colour",), ("shape",), ("size", "colour"), ("size", "shape"), ("colour", "shape")]
-    + [("size", "colour", "shape")],
+    "appearance": [("size",), ("color",), ("shape",), ("size", "color"), ("size", "shape"), ("color", "shape")]
+    + [("size", "color", "shape")],
     "spatial": [("position",), ("shape", "position")],
     "temporal": [("motion",), ("shape", "motion")],
     "several": [
         (*noun, tail)
-        for noun in (("size",), ("colour",), ("size", "colour"), ("size", "shape"), ("colour", "shape"))
-        + (("size", "colour", "shape"),)
+        for noun in (("size",), ("color",), ("size", "color"), ("size", "shape"), ("color", "shape"))
+        + (("size", "color", "shape"),)
         for tail in ("motion", "position")
     ],
 }
@@ -57,7 +57,7 @@ class Sentence:
         text: lower case, no punctuation.
         kind: one of `KINDS`, or "none" for a sentence without a referent.
         instances: indices into `scene.objects` of what it refers to; empty for "none".
-        predicate: what it states: attribute name ("size", "colour", "shape", "motion", "position") -> value.
+        predicate: what it states: attribute name ("size", "color", "shape", "motion", "position") -> value.
     """
 
     text: str
@@ -119,7 +119,7 @@ def phrase(predicate: dict[str, str], rng: np.random.Generator) -> str:
         return _pick(rng, _WORDS.get(value, (value,)))
 
     head = word(predicate.get("shape"))
-    adjectives = [word(predicate[name]) for name in ("size", "colour") if name in predicate]
+    adjectives = [word(predicate[name]) for name in ("size", "color") if name in predicate]
     tail = ""
     if "motion" in predicate:
         tail = _pick(rng, _MOTION_PHRASES[predicate["motion"]])

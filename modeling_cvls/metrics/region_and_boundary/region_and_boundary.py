@@ -43,7 +43,7 @@ Returns: a dict,
     F (`float`): 2PR / (P + R), averaged in the same way. P is the share of the predicted outline's pixels that have a
         pixel of the true outline within ceil(0.008 sqrt(height^2 + width^2)) pixels, R the same with the two exchanged.
         If one outline alone is empty, F is 0; if both are, 1. A pixel is on the outline if its right, lower, or lower
-        right neighbour differs from it; DAVIS draws outlines so.
+        right neighbor differs from it; DAVIS draws outlines so.
     num_objects (`float`), num_frames (`float`): how many were averaged, over all groups;
     per_group (`dict`): for each group other than "", the dict of the above for its objects alone.
 Raises:
@@ -135,7 +135,7 @@ def measure(prediction: dict[str, Any], reference: dict[str, Any]) -> tuple[floa
     return _region_similarity(predicted, truth), _boundary_accuracy(predicted, truth)
 
 
-def _summarise(objects: list[tuple[float, float, int]]) -> dict[str, float]:
+def _summarize(objects: list[tuple[float, float, int]]) -> dict[str, float]:
     """Sums of J and F and the number of frames of each object -> means over objects. Exact whatever the order."""
     j, f = (math.fsum(sums[i] / sums[2] for sums in objects) / len(objects) for i in (0, 1))
     return {
@@ -198,7 +198,7 @@ class RegionAndBoundary(evaluate.Metric):
             sums = groups[names["group"]][names["object"]]
             for i, field in enumerate(("J", "F", "frames")):
                 sums[i] += kept[field]
-        results = {group: _summarise([tuple(sums) for sums in groups[group].values()]) for group in sorted(groups)}
+        results = {group: _summarize([tuple(sums) for sums in groups[group].values()]) for group in sorted(groups)}
         j, f = (math.fsum(result[name] for result in results.values()) / len(results) for name in ("J", "F"))
         return {
             "J&F": (j + f) / 2,

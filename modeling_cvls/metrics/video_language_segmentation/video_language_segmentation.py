@@ -185,7 +185,7 @@ def _average_precision(iou: np.ndarray, score: np.ndarray) -> float:
     return float(precision_at_recall.mean())
 
 
-def _summarise(pairs: np.ndarray) -> dict[str, float]:
+def _summarize(pairs: np.ndarray) -> dict[str, float]:
     """All metrics of `pairs`, a non-empty array (N,) of `_PAIR`."""
     result = {}
     referred, unreferred = pairs[pairs["has_referent"]], pairs[~pairs["has_referent"]]
@@ -253,5 +253,5 @@ class VideoLanguageSegmentation(evaluate.Metric):
         for name, column in zip(_PAIR.names, numbers.T, strict=True):
             pairs[name] = column
         kinds = np.array([kind for record in references for kind in record["kinds"]])
-        per_kind = {str(kind): _summarise(pairs[kinds == kind]) for kind in np.unique(kinds) if kind}
-        return {**_summarise(pairs), "per_kind": per_kind}
+        per_kind = {str(kind): _summarize(pairs[kinds == kind]) for kind in np.unique(kinds) if kind}
+        return {**_summarize(pairs), "per_kind": per_kind}

@@ -1,0 +1,318 @@
+"""Pictures to look at: overlays, cut-outs, contact sheets, training curves."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import matplotlib
+
+matplotlib.use("Agg")  # no display is needed, nor there on a server
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from PIL import Image, ImageDraw, ImageFont  # noqa: E402
+from scipy.ndimage import binary_erosion  # noqa: E402
+
+# Okabe and Ito's colors, told apart by color-blind readers too; black left out, as it cannot be seen on dark frames.
+COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
+BACKGROUND, INK = (24, 24, 24), (240, 240, 240)
+RIGHT, WRONG = (60, 200, 90), (230, 70, 60)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """`text` in lines of at most `width` pixels; a word longer than a line stays whole."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
+    if factor == 1:
+        return frames
+    size = frames.shape[2] * factor, frames.shape[1] * factor
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
+
+
+def _outline(mask: np.ndarray, thickness: int) -> np.ndarray:
+    return mask & ~binary_erosion(mask, iterations=thickness, border_value=0)
+
+
+def _paint(frame: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], opacity: float, thickness: int) -> None:
+    """Tints `frame` (H, W, 3) where `mask` (H, W), in place, with an opaque outline."""
+    if not mask.any():
+        return
+    frame[mask] = ((1 - opacity) * frame[mask] + opacity * np.array(color)).astype(np.uint8)
+    frame[_outline(mask, thickness)] = color
+
+
+def overlay(
+    frames: np.ndarray,
+    masks: np.ndarray,
+    labels: Sequence[str],
+    scores: Sequence[float] | None = None,
+    colors: Sequence[tuple[int, int, int]] = COLORS,
+    opacity: float = 0.45,
+    min_width: int = 480,
+) -> np.ndarray:
+    """Draws the masks over the frames, a color each, and a legend below.
+
+    Args:
+        frames: uint8 (T, H, W, 3), RGB.
+        masks: bool (K, T, H, W).
+        labels: K sentences for the legend.
+        scores: K numbers shown behind the sentences.
+        colors: RGB colors, used in turn.
+        opacity: of the tint inside a mask; outlines are opaque.
+        min_width: narrower videos are enlarged by a whole factor to at least this many pixels, for readable text.
+
+    Returns:
+        uint8 (T, H', W', 3): the frames, enlarged where small, with the legend strip below; H' and W' are even.
+
+    Raises:
+        ValueError: shapes or numbers do not agree.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"frames must be uint8 of shape (T, H, W, 3), not {frames.dtype} {frames.shape}")
+    if masks.dtype != bool or masks.shape != (len(labels), *frames.shape[:3]):
+        raise ValueError(
+            f"masks must be bool of shape (K, T, H, W) = {(len(labels), *frames.shape[:3])} for {len(labels)} labels "
+            f"and frames of shape {frames.shape}, not {masks.dtype} {masks.shape}"
+        )
+    factor = max(1, -(-min_width // frames.shape[2]))
+    canvas = _enlarge(frames, factor).copy()
+    thickness = max(1, round(min(canvas.shape[1:3]) / 240))
+    for index, mask in enumerate(masks):
+        for frame, frame_mask in zip(canvas, mask, strict=True):
+            frame_mask = frame_mask.repeat(factor, 0).repeat(factor, 1)
+            _paint(frame, frame_mask, colors[index % len(colors)], opacity, thickness)
+
+    values = None if scores is None else [f"  ({score:.2f})" for score in scores]
+    strip = _legend(labels, values, colors, canvas.shape[2], font_size=max(14, canvas.shape[2] // 40))
+    strip = np.broadcast_to(strip, (len(canvas), *strip.shape))
+    picture = np.concatenate([canvas, strip], axis=1)
+    # H.264 in yuv420p takes even sizes only.
+    return np.pad(picture, ((0, 0), (0, picture.shape[1] % 2), (0, picture.shape[2] % 2), (0, 0)), mode="edge")
+
+
+def _legend(
+    labels: Sequence[str],
+    values: Sequence[str] | None,
+    colors: Sequence[tuple[int, int, int]],
+    width: int,
+    font_size: int,
+) -> np.ndarray:
+    """Lines break alike whatever the values, so that the strips of all frames are of one size."""
+    font, line, margin = _font(font_size), round(font_size * 1.4), font_size // 2
+    room = 0 if values is None else font.getlength("  (0.00)") + margin
+    entries = [_wrap(label, font, width - 3 * margin - font_size - room) for label in labels]
+    for lines, value in zip(entries, values or [], strict=values is not None):
+        lines[-1] += value
+    strip = Image.new("RGB", (width, line * sum(map(len, entries)) + 2 * margin), BACKGROUND)
+    draw, y = ImageDraw.Draw(strip), margin
+    for index, lines in enumerate(entries):
+        draw.rectangle((margin, y + 2, margin + font_size, y + 2 + font_size), fill=colors[index % len(colors)])
+        for text in lines:
+            draw.text((2 * margin + font_size, y), text, INK, font)
+            y += line
+    return np.asarray(strip)
+
+
+class VideoWriter:
+    """Writes an H.264 mp4 that browsers play (yuv420p), frame by frame; a context manager.
+
+    Args:
+        path: the file to write; its folder is made.
+        fps: frames a second.
+
+    Raises:
+        ValueError: a frame has odd or differing sides.
+    """
+
+    def __init__(self, path: str | Path, fps: float):
+        self.path, self.num_frames = Path(path), 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self.path), "w")
+        self._stream = self._container.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"}
+        )
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.num_frames:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends a uint8 (H, W, 3) frame, RGB, H and W even."""
+        height, width = frame.shape[:2]
+        if not self.num_frames:
+            if height % 2 or width % 2:
+                raise ValueError(
+                    f"frames for {self.path} are {height} x {width} pixels: H.264 in yuv420p takes even sizes only"
+                )
+            self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
+        elif (height, width) != (self._stream.height, self._stream.width):
+            raise ValueError(
+                f"frame {self.num_frames} for {self.path} has shape {frame.shape}, the first one was "
+                f"{self._stream.height} x {self._stream.width}"
+            )
+        self.num_frames += 1
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        self._container.mux(self._stream.encode(picture))
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Writes frames as [`VideoWriter`] does.
+
+    Args:
+        path: the file to write; its folder is made.
+        frames: uint8 (H, W, 3) frames, RGB, H and W even: an array (T, H, W, 3) or any iterable, taken one by one.
+        fps: frames a second.
+
+    Raises:
+        ValueError: there is no frame, or a frame has odd or differing sides.
+    """
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"no frames to write to {path}")
+    with VideoWriter(path, fps) as writer:
+        for frame in itertools.chain([first], frames):
+            writer.write(frame)
+
+
+def cutout(frame: np.ndarray, mask: np.ndarray) -> Image.Image:
+    """The object alone on a transparent ground: frame uint8 (H, W, 3), mask bool (H, W) -> RGBA picture."""
+    return Image.fromarray(np.dstack([frame, mask * np.uint8(255)]))
+
+
+def mask_picture(mask: np.ndarray) -> np.ndarray:
+    """bool (H, W) -> uint8 (H', W', 3), white inside on black, H and W made even by black pixels."""
+    height, width = mask.shape
+    picture = np.pad(mask, ((0, height % 2), (0, width % 2)))
+    return np.broadcast_to(picture[..., None] * np.uint8(255), (*picture.shape, 3))
+
+
+def contact_sheet(
+    path: str | Path,
+    frames: np.ndarray,
+    sentences: Sequence[str],
+    masks: np.ndarray,
+    truth: np.ndarray | None = None,
+    correct: Sequence[bool] | None = None,
+    max_columns: int = 6,
+    tile_width: int = 200,
+) -> None:
+    """Writes one picture of a clip: a row a sentence, a column a frame, the sentence's mask laid over each frame.
+
+    Args:
+        path: the png to write; its folder is made.
+        frames: uint8 (T, H, W, 3), RGB.
+        sentences: K row titles.
+        masks: bool (K, T, H, W), what the model found.
+        truth: bool (K, T, H, W), outlined in white.
+        correct: K values: a green bar before the row's title where true, a red one where false. By default, where
+            `truth` is given, true if the intersection over union over the shown clip exceeds one half (two empty masks
+            agree).
+        max_columns: longer clips are shown by this many evenly spaced frames.
+        tile_width: width of a frame in pixels, about: small frames are enlarged by whole factors.
+
+    Raises:
+        ValueError: shapes or numbers do not agree.
+    """
+    expected = (len(sentences), *frames.shape[:3])
+    for name, value in (("masks", masks), ("truth", truth)):
+        if value is not None and (value.dtype != bool or value.shape != expected):
+            raise ValueError(f"{name} must be bool of shape (K, T, H, W) = {expected}, not {value.dtype} {value.shape}")
+    if correct is None and truth is not None:
+        both, either = (masks & truth).sum((1, 2, 3)), (masks | truth).sum((1, 2, 3))
+        correct = 2 * both > either
+        correct |= either == 0
+
+    columns = np.unique(np.linspace(0, len(frames) - 1, max_columns).round().astype(int))
+    factor = max(1, round(tile_width / frames.shape[2]))
+    tiles = _enlarge(frames[columns], factor)
+    height, width = tiles.shape[1:3]
+    gap, bar = 6, 10
+    sheet_width = max(len(columns) * (width + gap) + gap, 360)
+    font = _font(max(14, min(22, sheet_width // 50)))
+    line = round(font.size * 1.4)
+    titles = [_wrap(sentence, font, sheet_width - 3 * gap - bar) for sentence in sentences]
+    sheet_height = gap + sum(len(title) * line + height + 2 * gap for title in titles)
+    sheet = Image.new("RGB", (sheet_width, sheet_height), BACKGROUND)
+    draw, y = ImageDraw.Draw(sheet), gap
+    for row, title in enumerate(titles):
+        x = gap
+        if correct is not None:
+            draw.rectangle((gap, y, gap + bar, y + len(title) * line - gap), fill=RIGHT if correct[row] else WRONG)
+            x += bar + gap
+        for text in title:
+            draw.text((x, y), text, INK, font)
+            y += line
+        for column, frame_index in enumerate(columns):
+            tile = tiles[column].copy()
+            enlarged = masks[row, frame_index].repeat(factor, 0).repeat(factor, 1)
+            _paint(tile, enlarged, COLORS[row % len(COLORS)], 0.45, thickness=2)
+            if truth is not None:
+                tile[_outline(truth[row, frame_index].repeat(factor, 0).repeat(factor, 1), 1)] = 255
+            sheet.paste(Image.fromarray(tile), (gap + column * (width + gap), y))
+        y += height + 2 * gap
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def training_curves(log_history: list[dict[str, float]], path: str | Path) -> None:
+    """Plots what the trainer logged over the optimization steps: the loss and its parts, the evaluation's metrics, and,
+    where sentences are of several kinds, the mean IoU of each kind.
+
+    Args:
+        log_history: the trainer's `state.log_history`: dicts with "step" and numbers; "loss" and its parts "loss_...",
+            metrics "eval_..." and, for a kind of sentence, "eval_<kind>/mean_iou".
+        path: the png to write; its folder is made.
+
+    Raises:
+        ValueError: nothing was logged.
+    """
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {"loss": {}, "evaluation": {}, "mean IoU a kind": {}}
+    for entry in log_history:
+        for key, value in entry.items():
+            if not isinstance(value, int | float):
+                continue
+            name = key.removeprefix("eval_")
+            if key == "loss" or key.startswith("loss_") or key == "eval_loss":
+                panels["loss"].setdefault(key, []).append((entry["step"], value))
+            elif key == name or name.startswith("num_") or name.endswith(("runtime", "_per_second")):
+                continue
+            elif "/" not in name:
+                panels["evaluation"].setdefault(name, []).append((entry["step"], value))
+            elif name.endswith("/mean_iou"):
+                panels["mean IoU a kind"].setdefault(name.split("/")[0], []).append((entry["step"], value))
+    panels = {title: lines for title, lines in panels.items() if lines}
+    if not panels:
+        raise ValueError("the training log holds neither a loss nor an evaluation: nothing to plot")
+    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4.5), layout="constrained", squeeze=False)
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for name, points in lines.items():
+            axis.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None, label=name)
+        axis.set(title=title, xlabel="step")
+        axis.set_ylim(bottom=0, top=None if title == "loss" else 1)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small", ncols=1 + len(lines) // 9)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

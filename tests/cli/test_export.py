@@ -1,0 +1,120 @@
+"""scripts/export.py: the graph in bare onnxruntime and the graph of torch.export against the model itself."""
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from factories import ROOT, tiny_config
+from modeling_cvls import CVLSModel
+
+pytest.importorskip("onnxscript", reason="onnx, onnxscript and onnxruntime are not installed (the extra `export`)")
+pytest.importorskip("onnxruntime", reason="onnx, onnxscript and onnxruntime are not installed (the extra `export`)")
+
+# clips, frames, sentences, words, height, width; the graphs are traced at 2, 3, 5, 6, 64, 96
+SHAPES = [(1, 1, 1, 1, 64, 64), (1, 2, 3, 8, 64, 160), (2, 5, 1, 4, 128, 64), (1, 7, 6, 16, 96, 96)]
+SIZE = (64, 96)
+SHAPES_OF_ONE_SIZE = [(1, 1, 1, 1, *SIZE), (1, 7, 6, 16, *SIZE), (2, 2, 1, 4, *SIZE)]
+
+BARE = """
+import sys
+import numpy as np
+import onnxruntime
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+for path in sys.argv[2:]:
+    with np.load(path) as inputs:
+        outputs = session.run(None, dict(inputs))
+    np.savez(path, **{output.name: value for output, value in zip(session.get_outputs(), outputs)})
+assert not {"torch", "transformers", "modeling_cvls"} & set(sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("export_script", ROOT / "scripts" / "export.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny model and the folder it is saved in."""
+    torch.manual_seed(0)
+    model = CVLSModel(tiny_config(num_fusion_layers=1)).eval()
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+def cases(model, shapes) -> list[tuple[dict, dict]]:
+    """[(inputs, outputs of the model)], one a shape; sentences end after 1, 2, 3 ... words."""
+    generator = torch.Generator().manual_seed(1)
+    cases = []
+    for clips, frames, sentences, words, height, width in shapes:
+        ends = torch.arange(sentences)[:, None] % words
+        inputs = {
+            "pixel_values_videos": torch.randn(clips, frames, 3, height, width, generator=generator),
+            "input_ids": torch.randint(2, 17, (clips, sentences, words), generator=generator),
+            "attention_mask": (torch.arange(words) <= ends).long().repeat(clips, 1, 1),
+        }
+        with torch.no_grad():
+            cases.append((inputs, {name: value.numpy() for name, value in model(**inputs).items()}))
+    return cases
+
+
+def assert_close(outputs: dict, expected: dict) -> None:
+    assert set(outputs) == set(expected) == {"mask_logits", "presence_logits", "similarity"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(outputs[name], value, rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_onnx_in_bare_onnxruntime(script, model, tmp_path, capsys):
+    model, folder = model
+    graph = tmp_path / "new" / "model.onnx"
+    script.main(["--model", str(folder), "--format", "onnx", "--output", str(graph)])
+    assert f"{graph} written" in capsys.readouterr().out
+    assert [path.name for path in graph.parent.iterdir()] == ["model.onnx"]  # the weights are inside
+
+    given, expected = zip(*cases(model, SHAPES), strict=True)
+    files = [tmp_path / f"{index}.npz" for index in range(len(SHAPES))]
+    for path, inputs in zip(files, given, strict=True):
+        np.savez(path, **{name: value.numpy() for name, value in inputs.items()})
+    subprocess.run([sys.executable, "-c", BARE, graph, *files], check=True, cwd=tmp_path)
+    for path, of_model in zip(files, expected, strict=True):
+        assert of_model["mask_logits"].std() > 0.01  # there is something to compare
+        with np.load(path) as outputs:
+            assert_close(outputs, of_model)
+
+
+def test_torch_export_of_one_frame_size(script, model, tmp_path):
+    model, folder = model
+    graph = tmp_path / "model.pt2"
+    size = [str(side) for side in SIZE]
+    script.main(["--model", str(folder), "--format", "torch_export", "--output", str(graph), "--size", *size])
+    command = "import sys, torch; torch.export.load(sys.argv[1]); assert 'modeling_cvls' not in sys.modules"
+    subprocess.run([sys.executable, "-c", command, graph], check=True, cwd=tmp_path)
+    module = torch.export.load(graph).module()
+    for inputs, expected in cases(model, SHAPES_OF_ONE_SIZE):
+        with torch.no_grad():
+            outputs = module(**inputs)
+        assert_close({name: value.numpy() for name, value in outputs.items()}, expected)
+    with pytest.raises(AssertionError, match="Guard failed"):
+        module(**{**inputs, "pixel_values_videos": torch.zeros(2, 2, 3, 64, 64)})
+
+
+@pytest.mark.parametrize(
+    ("output", "model_name", "message"),
+    [("model.pt2", None, "ends in .onnx"), ("model.onnx", "no/such/folder", "no/such/folder")],
+)
+def test_bad_input_is_named(script, model, tmp_path, capsys, output, model_name, message):
+    with pytest.raises(SystemExit) as stopped:
+        script.main(["--model", model_name or str(model[1]), "--format", "onnx", "--output", str(tmp_path / output)])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

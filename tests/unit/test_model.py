@@ -1,0 +1,435 @@
+"""The segmenter: what its outputs may depend on, its switches, saving and loading, pretrained parts."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoBackbone, AutoConfig, AutoModel
+
+from factories import random_batch, tiny_config
+from modeling_cvls import CVLSModel
+
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def pad(batch, **sizes):
+    """The batch with every dimension named in `sizes` padded at its end, with noise where no mask says "valid"."""
+    axes = {
+        "pixel_values_videos": {1: "frames", 3: "height", 4: "width"},
+        "frame_mask": {1: "frames"},
+        "input_ids": {1: "sentences", 2: "words"},
+        "attention_mask": {1: "sentences", 2: "words"},
+        "sentence_mask": {1: "sentences"},
+        "instance_masks": {1: "frames", 2: "instances", 3: "height", 4: "width"},
+        "annotated_frames": {1: "frames"},
+        "annotated_instances": {1: "frames", 2: "instances"},
+        "referents": {1: "sentences", 2: "instances"},
+    }
+    padded = dict(batch)
+    for name, dims in axes.items():
+        shape = [sizes.get(dims.get(axis), size) for axis, size in enumerate(batch[name].shape)]
+        is_mask = batch[name].dtype == torch.bool or name == "attention_mask"
+        value = torch.zeros(shape, dtype=batch[name].dtype) if is_mask else torch.full(shape, 3.0).to(batch[name].dtype)
+        value[tuple(slice(size) for size in batch[name].shape)] = batch[name]
+        padded[name] = value
+    return padded
+
+
+def test_output_shapes(make_model):
+    output = make_model()(**random_batch(clips=2, frames=3, height=64, width=96, sentences=5))
+    assert output.mask_logits.shape == output.similarity.shape == (2, 5, 3, 16, 24)
+    assert output.presence_logits.shape == (2, 5)
+    assert output.similarity.abs().max() <= 1 + 1e-6
+    assert set(output.losses) == {"bce", "dice", "presence", "contrast", "alignment"}
+
+
+def test_loss_is_the_weighted_sum(make_model):
+    weights = {"bce": 2.0, "dice": 3.0, "presence": 0.25, "contrast": 0.5, "alignment": 1.5}
+    model = make_model(**{f"{name}_weight": weight for name, weight in weights.items()})
+    output = model(**random_batch())
+    parts = {name: value.item() for name, value in output.losses.items()}
+    assert output.loss.item() == pytest.approx(sum(weights[name] * parts[name] for name in parts), rel=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_sentence_is_independent_of_the_others(make_model, attention):
+    model, batch = make_model(), random_batch(sentences=3)
+    model.set_attn_implementation({"": attention})  # the backbone has its own
+    together = model(**batch)
+    names = ("input_ids", "attention_mask", "sentence_mask", "referents")
+    for k in range(3):
+        alone = model(**{**batch, **{name: batch[name][:, k : k + 1] for name in names}})
+        for output in ("mask_logits", "presence_logits", "similarity"):
+            torch.testing.assert_close(alone[output][:, 0], together[output][:, k], **TOLERANCE)
+
+
+def test_a_clip_is_independent_of_the_others(make_model):
+    model, batch = make_model(), random_batch(clips=3)
+    together = model(**batch)
+    for b in range(3):
+        alone = model(**{name: value[b : b + 1] for name, value in batch.items()})
+        for output in ("mask_logits", "presence_logits", "similarity"):
+            torch.testing.assert_close(alone[output][0], together[output][b], **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"frames": 7},
+        {"sentences": 5},
+        {"words": 9},
+        {"instances": 4},
+        {"height": 96, "width": 128},
+        {"frames": 6, "sentences": 4, "words": 8, "instances": 3, "height": 96, "width": 96},
+    ],
+    ids=lambda sizes: "+".join(sizes),
+)
+def test_padding_changes_nothing(make_model, sizes):
+    model, batch = make_model(), random_batch(clips=2, frames=4, height=64, width=64)
+    plain, padded = model(**batch), model(**pad(batch, **sizes))
+    k, t, h, w = plain.mask_logits.shape[1:]
+    for output in ("mask_logits", "similarity"):
+        torch.testing.assert_close(padded[output][:, :k, :t, :h, :w], plain[output], **TOLERANCE)
+    torch.testing.assert_close(padded.presence_logits[:, :k], plain.presence_logits, **TOLERANCE)
+    for name, value in plain.losses.items():
+        torch.testing.assert_close(padded.losses[name], value, **TOLERANCE, msg=name)
+
+
+def test_clips_of_different_sizes_in_one_batch(make_model):
+    """Each clip of a mixed batch gives what it gives alone: the padded smaller one, and the larger one."""
+    model = make_model()
+    small, large = (
+        random_batch(clips=1, height=64, width=64, seed=1),
+        random_batch(clips=1, height=96, width=64, seed=2),
+    )
+    mixed = {name: torch.cat([value, large[name]]) for name, value in pad(small, height=96).items()}
+    together = model(**mixed)
+    assert together.mask_logits.shape[-2:] == (24, 16)
+    torch.testing.assert_close(together.mask_logits[0, ..., :16, :], model(**small).mask_logits[0], **TOLERANCE)
+    torch.testing.assert_close(together.mask_logits[1], model(**large).mask_logits[0], **TOLERANCE)
+
+
+def test_the_clip_is_encoded_once(make_model):
+    """Late fusion: the backbone runs once, on the frames alone, whatever the number of sentences."""
+    model, seen = make_model(), []
+    model.vision.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    model(**random_batch(clips=2, frames=4, sentences=7))
+    assert seen == [(2 * 4, 3, 64, 64)]
+
+
+def head_inputs(sentences, generator):
+    """Two clips of 2 frames: stride-4 features, fused tokens and sentences of the sizes in `tiny_config`."""
+    pixels = torch.randn(2, 2, 16, 8, 12, generator=generator)
+    tokens = torch.randn(2, sentences, 2, 4, 6, 16, generator=generator)
+    return pixels, tokens, torch.randn(2, sentences, 16, generator=generator)
+
+
+def test_similarity_and_instances_equal_those_of_written_out_embeddings(make_model):
+    """f^ = (normalize(pixels) + upsampled normalize(tokens)) / 2 at every position, then the plain definitions."""
+    head = make_model().contrast.double()
+    generator = torch.Generator().manual_seed(4)
+    pixels, tokens, sentence = (x.double() for x in head_inputs(3, generator))
+    embeddings = head(pixels, tokens, sentence)
+
+    def unit(x):
+        return x / x.norm(dim=-1, keepdim=True)
+
+    fine = head.project_pixels(pixels.flatten(0, 1)).unflatten(0, (2, 2)).movedim(2, -1)[:, None]
+    fine, coarse = unit(fine), unit(head.project_tokens(tokens))
+    coarse = torch.nn.functional.interpolate(coarse.movedim(-1, 3).flatten(0, 2), size=(8, 12), mode="bilinear")
+    f = (fine + coarse.unflatten(0, (2, 3, 2)).movedim(3, -1)) / 2
+    e = unit(head.project_sentence(sentence))
+    torch.testing.assert_close(embeddings.similarity(), (f * e[:, :, None, None, None]).sum(dim=-1))
+    assert embeddings.similarity().abs().max() <= 1
+
+    weights = torch.rand(2, 3, 2, 5, 8, 12, generator=generator, dtype=torch.float64)
+    v = unit((weights[..., None] * f[:, :, :, None]).sum(dim=(4, 5)))
+    torch.testing.assert_close(embeddings.pool(weights), v)
+
+
+def test_the_filter_leaves_its_share_of_channels_and_acts_in_the_loss_alone(make_model):
+    batch = random_batch()
+    filtered, whole, without = (
+        make_model(**changes).eval()(**batch)
+        for changes in ({"kept_channels": 0.5}, {"kept_channels": 1.0}, {"channel_filter": False})
+    )
+    assert (filtered.kept_channels.sum(dim=-1) == 6).all() and whole.kept_channels.all()
+    assert without.kept_channels is None
+    assert abs(filtered.losses["alignment"] - whole.losses["alignment"]) > 1e-3
+    assert abs(whole.losses["alignment"] - without.losses["alignment"]) > 1e-3
+    for output in (filtered, whole):
+        torch.testing.assert_close(output.mask_logits, without.mask_logits)
+        torch.testing.assert_close(output.losses["contrast"], without.losses["contrast"])
+
+
+def test_objects_of_the_alignment_are_means_of_where_they_are(make_model):
+    """Plain loops over two instances, one annotated in one frame only; whole coarse tokens. Of two sentences each
+    channel of one is +1 and of the other -1, whatever they were: all that tells them apart."""
+    head = make_model().alignment.double()
+    generator = torch.Generator().manual_seed(5)
+    pixels, tokens, sentence = (x.double() for x in head_inputs(1, generator))
+    tokens = tokens[:, 0]
+    blocks = torch.rand(2, 2, 2, 4, 6, generator=generator) > 0.5  # whole coarse cells: means are then plain means
+    blocks[1, 1, 0] = False
+    masks = blocks.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1).double()
+    sentence = 100 * sentence  # far apart
+    sentences, objects, channels = head(pixels, tokens, sentence, torch.ones(2, 1, dtype=torch.bool), masks)
+
+    def unit(x):
+        return x / x.norm()
+
+    for b in range(2):
+        sign = (sentence[b, 0] - sentence[1 - b, 0]).sign()
+        torch.testing.assert_close(sentences[b, 0], unit(head.project_sentence(sign)), rtol=0, atol=1e-3)
+        dropped = sentences[b, 0].abs()[channels[b, 0] == 0]
+        assert len(dropped) == 3 and dropped.max() <= sentences[b, 0].abs()[channels[b, 0] == 1].min()  # of 12
+        for m in range(2):
+            fine, coarse = [], []
+            for t, y, x in torch.nonzero(blocks[b, :, m]).tolist():
+                coarse.append(tokens[b, t, y, x])
+                fine += [pixels[b, t, :, 2 * y + i, 2 * x + j] for i in (0, 1) for j in (0, 1)]
+            mean = unit(head.project_pixels(sum(fine) / len(fine))) + unit(
+                head.project_tokens(sum(coarse) / len(coarse))
+            )
+            torch.testing.assert_close(objects[b, m], unit(mean))
+
+
+def test_sentences_of_the_alignment_are_compared_by_what_tells_them_apart(make_model):
+    """What all sentences share, its scale and what stands in padding change nothing; a lone sentence stays as it is."""
+    head = make_model().alignment.double()
+    generator = torch.Generator().manual_seed(6)
+    pixels, tokens, sentence = (x.double() for x in head_inputs(3, generator))
+    masks = torch.ones(2, 2, 1, 8, 12, dtype=torch.float64)
+    known = torch.tensor([[True, True, False], [True, True, True]])
+
+    def align(sentence, known):
+        return head(pixels, tokens[:, 0], sentence, known, masks)[0][known]
+
+    said = sentence[known]
+    standard = (said - said.mean(dim=0)) / said.std(dim=0, correction=0)
+    expected = torch.nn.functional.normalize(head.project_sentence(standard), dim=-1)
+    torch.testing.assert_close(align(sentence, known), expected, rtol=0, atol=1e-3)
+    shared, scale = torch.randn(16, generator=generator).double(), 2 + torch.rand(16, generator=generator).double()
+    torch.testing.assert_close(align(scale * sentence + shared, known), expected, rtol=0, atol=1e-3)
+    sentence[0, 2] = 1e6
+    torch.testing.assert_close(align(sentence, known), expected, rtol=0, atol=1e-3)
+
+    alone = torch.tensor([[False, True, False], [False] * 3])
+    found = torch.nn.functional.normalize(head.project_sentence(sentence[0, 1]), dim=-1)
+    torch.testing.assert_close(align(sentence, alone)[0], found)
+
+    head = make_model(channel_filter=False).alignment.double()
+    expected = torch.nn.functional.normalize(head.project_sentence(said), dim=-1)
+    torch.testing.assert_close(align(sentence, known), expected)
+
+
+def test_alignment_is_the_contrast_of_sentences_and_objects_before_they_meet(make_model):
+    """A sentence without referent, one with two, a padding sentence, an object that is annotated nowhere."""
+    model = make_model().double()
+    batch = random_batch(sentences=4)
+    batch["pixel_values_videos"] = batch["pixel_values_videos"].double()
+    batch["referents"][:] = False
+    batch["referents"][0, 0, 1] = batch["referents"][0, 1, :2] = batch["referents"][0, 3, 0] = True
+    batch["referents"][1, 0, 0] = batch["referents"][1, 2, 0] = batch["referents"][1, 3, 1] = True
+    batch["sentence_mask"] = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    batch["annotated_instances"] = batch["annotated_frames"][..., None].repeat(1, 1, batch["instance_masks"].shape[2])
+    batch["annotated_instances"][1, :, 1] = False
+    found = model(**batch).losses["alignment"]
+
+    size = batch["pixel_values_videos"].shape[-1] // 4
+    shares = F.interpolate(batch["instance_masks"].double().flatten(0, 1), size=(size, size), mode="area")
+    known = shares.view(*batch["instance_masks"].shape[:3], size, size)
+    known = known * (batch["annotated_instances"] & batch["annotated_frames"][..., None])[..., None, None]
+    pixels, tokens, _ = model.see(batch["pixel_values_videos"], torch.ones_like(batch["annotated_frames"]), None)
+    sentence = model.read(batch["input_ids"], batch["attention_mask"])[1]
+    sentences, objects, channels = model.alignment(pixels, tokens, sentence, batch["sentence_mask"], known)
+    of_sentences = []
+    for b, k in torch.nonzero(batch["sentence_mask"]).tolist():
+        there = [m for m in range(known.shape[2]) if known[b, :, m].any()]
+        kept = channels[b, k] > 0
+        cosines = F.cosine_similarity(sentences[b, k, kept], objects[b][:, kept], dim=-1)
+        e = {m: (cosines[m] / model.config.temperature).exp() for m in there}
+        against = sum(e[m] for m in there if not batch["referents"][b, k, m])
+        each = [-(e[m] / (e[m] + against)).log() for m in there if batch["referents"][b, k, m]]
+        if each:
+            of_sentences.append(sum(each) / len(each))
+    assert len(of_sentences) == 4
+    torch.testing.assert_close(found, (sum(of_sentences) / len(of_sentences)).to(found.dtype), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_chosen_is_the_most_similar_token_of_the_frame_and_of_the_clip(make_model):
+    model = make_model()
+    model.choice_sharpness.data.fill_(50.0)
+    generator = torch.Generator().manual_seed(6)
+    tokens = torch.randn(1, 1, 3, 2, 2, 16, generator=generator)
+    similarity = torch.zeros(1, 1, 3, 4, 4)
+    similarity[0, 0, 0, :2, 2:] = 0.5  # token (0, 1) of frame 0
+    similarity[0, 0, 1, 2:, :2] = 0.9  # token (1, 0) of frame 1
+    similarity[0, 0, 2, 2:, 2:] = 1.0  # a padding frame
+    token_mask = torch.tensor([True, True, False])[None, :, None, None].expand(1, 3, 2, 2)
+    choice = model.choose(tokens, token_mask, similarity)
+    torch.testing.assert_close(choice.of_frame[0, 0, :2], torch.stack([tokens[0, 0, 0, 0, 1], tokens[0, 0, 1, 1, 0]]))
+    torch.testing.assert_close(choice.of_clip[0, 0], tokens[0, 0, 1, 1, 0])
+    assert choice.similarity.item() == pytest.approx(0.9 / model.config.temperature, rel=1e-5)
+
+
+def test_presence_does_not_move_the_choice(make_model):
+    model = make_model().train()
+    model(**random_batch()).losses["presence"].backward()
+    assert model.presence_query.weight.grad.any()
+    for name, parameter in model.contrast.named_parameters():
+        assert parameter.grad is None or not parameter.grad.any(), name
+
+
+def test_the_contrast_changes_no_other_weight_at_the_start(make_model):
+    """Runs of an ablation start alike: what the baseline has too is drawn alike."""
+    full, baseline = make_model().state_dict(), make_model(contrast_weight=0).state_dict()
+    own = {
+        name
+        for name in full
+        if name.startswith(
+            ("contrast.", "alignment.", "frame_query.", "clip_query.", "presence_query.", "similarity_scale", "choice_")
+        )
+    }
+    assert own and set(full) - set(baseline) == own
+    for name, value in baseline.items():
+        assert torch.equal(value, full[name]), name
+
+
+def test_switches_are_a_matter_of_the_config(make_model):
+    batch = random_batch()
+    full, alone = make_model()(**batch), make_model(similarity_in_masks=False)(**batch)
+    baseline = make_model(contrast_weight=0)
+    output = baseline(**batch)
+    assert output.similarity is None and set(output.losses) == {"bce", "dice", "presence"}
+    parts = ("contrast", "alignment", "frame_query", "clip_query", "presence_query", "similarity", "choice")
+    assert not any(name.startswith(parts) for name, _ in baseline.named_parameters())
+    assert "alignment" not in make_model(alignment_weight=0)(**batch).losses
+    unfiltered = make_model(channel_filter=False)(**batch).losses["alignment"]
+    assert unfiltered.item() != pytest.approx(full.losses["alignment"].item(), rel=1e-4)
+    for changes in (
+        {"hard_instances": False},
+        {"across_frames": False},
+        {"hard_temperature": 0.01},
+        {"temperature": 1.0},
+    ):
+        changed = make_model(**changes)(**batch)
+        assert changed.losses["contrast"].item() != pytest.approx(full.losses["contrast"].item(), rel=1e-4), changes
+        apart = make_model(similarity_in_masks=False, **changes)(**batch)  # presence reads the choice
+        assert apart.losses["presence"].item() == alone.losses["presence"].item()
+    assert not torch.equal(alone.mask_logits, full.mask_logits)
+
+
+@pytest.mark.parametrize("changes", [{}, {"contrast_weight": 0}, {"similarity_in_masks": False}])
+def test_every_parameter_learns(make_model, changes):
+    """A parameter without a gradient would end a training on several devices."""
+    model = make_model(**changes).train()
+    model(**random_batch()).loss.backward()
+    without = {n for n, p in model.named_parameters() if p.grad is None and "pooler" not in n}
+    assert without == set()
+
+
+def test_masks_may_come_at_a_quarter_of_the_size(make_model):
+    model, batch = make_model(), random_batch()
+    batch["instance_masks"] = torch.rand(2, 4, 2, 16, 16) > 0.5
+    assert model(**batch).loss.isfinite()
+
+
+def test_a_referent_that_is_not_annotated_in_a_frame_is_left_out(make_model):
+    """What the loss cannot know it must not count: the masks of such a frame may be anything."""
+    model, batch = make_model(), random_batch(clips=1, sentences=1, instances=2)
+    batch["referents"] = torch.tensor([[[True, False]]])
+    batch["annotated_instances"][0, 1, 0] = False
+    before = model(**batch).losses
+    batch["instance_masks"][0, 1, 0] ^= True
+    after = model(**batch).losses
+    for name in ("bce", "dice"):
+        assert after[name].item() == before[name].item()
+
+
+def test_wrong_shapes_are_named(make_model):
+    model, batch = make_model(), random_batch(height=64, width=64)
+    with pytest.raises(ValueError, match="multiples of 32, got 60 x 64"):
+        model(**{**batch, "pixel_values_videos": batch["pixel_values_videos"][..., :60, :]})
+    with pytest.raises(ValueError, match="`input_ids` is of 1 clips"):
+        model(**{**batch, "input_ids": batch["input_ids"][:1]})
+    with pytest.raises(ValueError, match="`referents` needs"):
+        model(**{**batch, "annotated_frames": None})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", 20),
+        ("token_stride", 12),
+        ("kept_channels", 0.0),
+        ("temperature", 0.0),
+        ("contrast_weight", -1.0),
+    ],
+)
+def test_wrong_configurations_are_named(field, value):
+    with pytest.raises(Exception, match=field):
+        tiny_config(**{field: value})
+
+
+def test_a_backbone_with_one_feature_map_is_named():
+    with pytest.raises(ValueError, match="`backbone_config` gives one feature map.*`out_features`"):
+        CVLSModel(tiny_config(backbone_config={"model_type": "resnet", **BACKBONES["resnet"]}))
+
+
+def test_default_configuration_is_of_resnet50_and_roberta_base_size():
+    from modeling_cvls import CVLSConfig
+
+    config = CVLSConfig()
+    with torch.device("meta"):
+        model = CVLSModel(config)
+    backbone = sum(p.numel() for p in model.vision.backbone.parameters())
+    text = sum(p.numel() for p in model.language.encoder.parameters())
+    assert backbone == 23_508_032  # ResNet-50 without its classifier
+    assert 120e6 < text < 126e6  # RoBERTa-base
+
+
+def test_save_and_load_with_auto_model(make_model, tmp_path):
+    model, batch = make_model(), random_batch()
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is CVLSModel
+    assert loaded.config.to_dict()["kept_channels"] == model.config.kept_channels
+    assert torch.equal(loaded(**batch).mask_logits, model(**batch).mask_logits)
+
+
+BACKBONES = {
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"},
+    "convnext": {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    "swin": {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 2, "image_size": 64},
+    "dinov2": {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 2, "patch_size": 16, "image_size": 64},
+}
+TEXT_ENCODERS = {
+    "bert": {"vocab_size": 17, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "roberta": {"vocab_size": 17, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("vision", "text"), [("resnet", "roberta"), ("convnext", "bert"), ("swin", "bert"), ("dinov2", "bert")]
+)
+def test_pretrained_parts_saved_locally(vision, text, tmp_path):
+    saved = AutoBackbone.from_config(AutoConfig.for_model(vision, **BACKBONES[vision]))
+    saved.save_pretrained(tmp_path / "vision")
+    AutoModel.from_config(AutoConfig.for_model(text, **TEXT_ENCODERS[text])).save_pretrained(tmp_path / "text")
+    model = CVLSModel.from_vision_text_pretrained(
+        str(tmp_path / "vision"), str(tmp_path / "text"), hidden_size=16, pixel_size=8, num_attention_heads=2
+    ).eval()
+    weights = saved.state_dict()
+    own = model.vision.backbone.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in weights.items())
+    weights = AutoModel.from_pretrained(tmp_path / "text").state_dict()
+    own = model.language.encoder.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in weights.items())
+
+    batch = random_batch(clips=1, frames=2)
+    output = model(**batch)
+    assert output.mask_logits.shape == (1, 3, 2, 16, 16) and output.loss.isfinite()
+    model.save_pretrained(tmp_path / "saved")
+    again = AutoModel.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again(**batch).mask_logits, output.mask_logits)

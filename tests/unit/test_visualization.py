@@ -1,0 +1,141 @@
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_cvls import visualization
+from modeling_cvls.visualization import (
+    COLORS,
+    RIGHT,
+    WRONG,
+    VideoWriter,
+    contact_sheet,
+    cutout,
+    mask_picture,
+    overlay,
+    training_curves,
+    write_video,
+)
+
+
+def scene(num_frames=4, height=60, width=90, num_masks=2):
+    frames = np.full((num_frames, height, width, 3), 100, np.uint8)
+    masks = np.zeros((num_masks, num_frames, height, width), bool)
+    for index in range(num_masks):
+        masks[index, :, 10:30, 5 + 40 * index : 25 + 40 * index] = True
+    return frames, masks
+
+
+def test_overlay_tints_inside_outlines_and_leaves_the_rest():
+    frames, masks = scene()
+    drawn = overlay(frames, masks, ["one", "two"], min_width=90)
+    assert drawn.dtype == np.uint8 and len(drawn) == 4
+    assert drawn.shape[1] > 60 and drawn.shape[1] % 2 == drawn.shape[2] % 2 == 0
+    for index, x in enumerate((5, 45)):
+        color = np.array(COLORS[index])
+        np.testing.assert_array_equal(drawn[0, 10, x : x + 20], np.tile(color, (20, 1)))
+        np.testing.assert_allclose(drawn[0, 20, x + 10], 0.55 * 100 + 0.45 * color, atol=1)
+    np.testing.assert_array_equal(drawn[:, 31:60, :90], 100)
+    assert (frames == 100).all()  # the input is left alone
+
+
+def test_small_videos_are_enlarged_and_long_labels_wrapped():
+    frames, masks = scene(num_masks=1)
+    short = overlay(frames, masks, ["one"], [0.5])
+    long = overlay(frames, masks, ["a sentence of very many words " * 5], [0.5])
+    assert short.shape[2] == 540 and long.shape[1] > short.shape[1]
+
+
+def test_the_legend_keeps_its_size_whatever_the_scores():
+    """Also where the label alone just fills the line: frames of one video are drawn one by one."""
+    frames, masks = scene(num_frames=1, num_masks=1)
+    for words in range(5, 60):
+        label = "i" * words + " ij"
+        shapes = {overlay(frames, masks, [label], [score], min_width=90).shape for score in (0.11, 0.48, 1.0)}
+        assert len(shapes) == 1
+
+
+def test_cutout_and_mask_picture():
+    frame = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    mask = np.zeros((5, 7), bool)
+    mask[1:3, 2:] = True
+    picture = np.asarray(cutout(frame, mask))
+    np.testing.assert_array_equal(picture[..., :3], frame)
+    np.testing.assert_array_equal(picture[..., 3], np.where(mask, 255, 0))
+    white = mask_picture(mask)
+    assert white.shape == (6, 8, 3) and white.dtype == np.uint8
+    np.testing.assert_array_equal(white[:5, :7, 1] == 255, mask)
+    assert white.sum() == 3 * 255 * mask.sum()
+
+
+def test_overlay_checks_its_shapes():
+    frames, masks = scene()
+    with pytest.raises(ValueError, match="masks must be bool of shape .*2, 4, 60, 90"):
+        overlay(frames, masks[:, :3], ["one", "two"])
+    with pytest.raises(ValueError, match="frames must be uint8"):
+        overlay(frames / 255, masks, ["one", "two"])
+
+
+def test_write_video_is_h264_yuv420p_at_the_rate(tmp_path):
+    frames = np.zeros((7, 48, 64, 3), np.uint8)
+    frames[:, :, :32] = (250, 10, 10)
+    write_video(tmp_path / "new" / "out.mp4", iter(frames), 30000 / 1001)
+    with av.open(str(tmp_path / "new" / "out.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264" and stream.pix_fmt == "yuv420p"
+        assert float(stream.average_rate) == pytest.approx(29.97, abs=0.01)
+        decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert decoded.shape == frames.shape and np.abs(decoded[:, 24, 10].astype(int) - (250, 10, 10)).max() < 12
+
+
+def test_write_video_mistakes(tmp_path):
+    with pytest.raises(ValueError, match="no frames to write to .*out.mp4"):
+        write_video(tmp_path / "out.mp4", [], 10)
+    with pytest.raises(ValueError, match="47 x 64 pixels: .* even sizes"):
+        write_video(tmp_path / "out.mp4", np.zeros((2, 47, 64, 3), np.uint8), 10)
+    with pytest.raises(RuntimeError, match="of the caller"), VideoWriter(tmp_path / "empty.mp4", 10):
+        raise RuntimeError("of the caller")  # and not of a file without frames
+    with pytest.raises(ValueError, match="frame 1 for .* has shape"):
+        write_video(tmp_path / "out.mp4", [np.zeros((48, 64, 3), np.uint8), np.zeros((48, 60, 3), np.uint8)], 10)
+
+
+def test_contact_sheet_marks_right_and_wrong_rows(tmp_path):
+    frames, masks = scene(num_frames=9)
+    truth = masks.copy()
+    truth[1] = np.roll(truth[1], 30, axis=-2)
+    path = tmp_path / "new" / "sheet.png"
+    contact_sheet(path, frames, ["the first", "the second"], masks, truth)
+    sheet = np.asarray(Image.open(path))
+    rows = {
+        name: np.flatnonzero((sheet[:, 8] == color).all(-1)) for name, color in (("right", RIGHT), ("wrong", WRONG))
+    }
+    assert rows["right"].size and rows["wrong"].size and rows["right"].max() < rows["wrong"].min()
+    assert (sheet == 255).all(-1).any()
+    contact_sheet(path, frames, ["the first", "the second"], masks)
+    sheet = np.asarray(Image.open(path))
+    assert not any((sheet[:, 8] == color).all(-1).any() for color in (RIGHT, WRONG))
+    with pytest.raises(ValueError, match="truth must be bool"):
+        contact_sheet(path, frames, ["the first", "the second"], masks, truth[:1])
+
+
+def test_training_curves(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(visualization.plt, "close", figures.append)
+    history = [{"step": step, "epoch": step / 10, "loss": 5 / step, "loss_bce": 1 / step} for step in range(1, 40)]
+    for step in (10, 30):
+        metrics = {"eval_mean_iou": step / 80, "eval_num_pairs": 90, "eval_runtime": 3.0, "eval_steps_per_second": 2.0}
+        history.append({"step": step, **metrics, "eval_spatial/mean_iou": step / 90, "eval_spatial/mAP": 0.3})
+    training_curves([*history, {"step": 40, "train_loss": 0.4}], tmp_path / "new" / "curves.png")
+    assert Image.open(tmp_path / "new" / "curves.png").size[0] > 800
+    drawn = {
+        axis.get_title(): {line.get_label(): line.get_xydata().tolist() for line in axis.get_lines()}
+        for axis in figures[0].axes
+    }
+    assert {title: set(lines) for title, lines in drawn.items()} == {
+        "loss": {"loss", "loss_bce"},
+        "evaluation": {"mean_iou"},
+        "mean IoU a kind": {"spatial"},
+    }
+    assert drawn["evaluation"]["mean_iou"] == [[10, 0.125], [30, 0.375]] and len(drawn["loss"]["loss"]) == 39
+    with pytest.raises(ValueError, match="nothing to plot"):
+        training_curves([{"step": 1, "epoch": 0.1}], tmp_path / "curves.png")
