@@ -1,11 +1,11 @@
 """A checkpoint that version 0.1.0 wrote, before any name in the code changed, still gives its own masks."""
 
 import torch
-from factories import ROOT
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 import modeling_cvls  # noqa: F401  registers the model and the processor
+from factories import ROOT
 
 CHECKPOINT = ROOT / "tests" / "checkpoint_0_1"
 
