@@ -26,11 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
-from pycocotools import mask as coco_mask
 
 from modeling_cvls.data.conversion import DatasetCard, Problem, Problems, conversion_parser, run_conversion
 from modeling_cvls.frame_reader_cvls import FrameReader
+from modeling_cvls.rle_cvls import encode_masks
 
 # Subsets of videoset.csv; the original has 0 and 1, the synthetic sets all four.
 SUBSETS = {"0": "train", "1": "test", "2": "validation", "3": "heldout"}
@@ -225,12 +224,11 @@ def read_instance_masks(path: Path, height: int, width: int) -> dict[int, str]:
             f"{path}: reMask has the shape {masks.shape}, expected {(len(instances), width, height)}: one mask an "
             f"instance, transposed (width x height), of the size of the video, {height} x {width} (height x width)"
         )
-    encoded = coco_mask.encode(np.asfortranarray((masks != 0).transpose(2, 1, 0), dtype=np.uint8))
-    counts: dict[int, str] = {}
-    for instance, rle in zip(instances.tolist(), encoded, strict=True):
+    by_instance: dict[int, str] = {}
+    for instance, counts in zip(instances.tolist(), encode_masks(masks.transpose(0, 2, 1)), strict=True):
         # Should a file repeat an id, its first mask counts.
-        counts.setdefault(int(instance), rle["counts"].decode("ascii"))
-    return counts
+        by_instance.setdefault(int(instance), counts)
+    return by_instance
 
 
 def read_video(source: Path, video: Video) -> dict[str, Any]:

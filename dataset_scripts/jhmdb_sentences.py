@@ -29,7 +29,8 @@ import numpy as np
 import scipy.io
 
 from modeling_cvls.data.conversion import DatasetCard, Problems, conversion_parser, run_conversion
-from modeling_cvls.data.video_folders import encode_masks, read_frame_files
+from modeling_cvls.data.video_folders import read_frame_files
+from modeling_cvls.rle_cvls import encode_masks
 
 SPLIT = "test"
 

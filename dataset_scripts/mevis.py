@@ -23,8 +23,8 @@ from functools import partial
 from pathlib import Path
 
 from modeling_cvls.data.conversion import DatasetCard, Problem, Problems, conversion_parser, run_conversion
-from modeling_cvls.data.reading import run_lengths
 from modeling_cvls.data.video_folders import VideoFolder, convert_folder, present_splits, read_videos
+from modeling_cvls.rle_cvls import run_lengths
 
 # The synthetic sets in this layout also have heldout.
 SPLITS = ("train", "valid_u", "valid", "test", "heldout")

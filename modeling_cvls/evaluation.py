@@ -14,7 +14,6 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from PIL import Image
-from pycocotools import mask as rle
 from scipy.optimize import linear_sum_assignment
 from tqdm.auto import tqdm
 
@@ -23,6 +22,7 @@ from .metrics.region_and_boundary.region_and_boundary import measure
 from .modeling_cvls import CVLSModel
 from .pipeline_cvls import CVLSPipeline
 from .processing_cvls import CVLSProcessor
+from .rle_cvls import decode_mask, encode_masks
 
 METRICS = Path(__file__).parent / "metrics"
 
@@ -237,7 +237,7 @@ def _object_frames(
             references[number].append(
                 {
                     "size": [row["height"], row["width"]],
-                    "counts": rle.encode(np.asfortranarray(truth, dtype=np.uint8))["counts"].decode("ascii"),
+                    "counts": encode_masks(truth[None])[0],
                     "object": f"{row['video_id']} {sentence['sentence_id']}",
                     "group": group_of[number],
                 }
@@ -294,7 +294,8 @@ def _write_masks(folder: Path, row: dict[str, Any], predictions: list[list[dict[
         path = folder / "Annotations" / row["video_id"] / expression
         path.mkdir(parents=True)
         for name, prediction in zip(names, of_sentence, strict=True):
-            Image.fromarray(rle.decode(prediction) * np.uint8(255)).save(path / f"{name}.png")
+            mask = decode_mask(prediction["counts"], *prediction["size"])
+            Image.fromarray(mask * np.uint8(255)).save(path / f"{name}.png")
 
 
 def _zip(folder: Path, root: Path) -> None:

@@ -14,6 +14,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .frame_reader_cvls import FrameReader
 from .hub_cvls import push_card
+from .rle_cvls import encode_masks
 
 Video = str | Path | bytes | np.ndarray | torch.Tensor | list | FrameReader
 
@@ -153,7 +154,7 @@ class CVLSPipeline(ChunkPipeline):
         defaults = self._preprocess_params, self._forward_params, self._postprocess_params
         preprocess, forward, postprocess = ({**default, **own} for default, own in zip(defaults, given, strict=True))
         if postprocess.get("mask_format") == "rle":
-            _run_length_encoding()
+            encode_masks(np.zeros((1, 1, 1), dtype=bool))  # a missing pycocotools is missed at once
         if batch_size is None:
             batch_size = 1 if self._batch_size is None else self._batch_size
         reader = video if isinstance(video, FrameReader) and video_fps is None else FrameReader(video, video_fps)
@@ -320,10 +321,13 @@ class CVLSPipeline(ChunkPipeline):
             found = self.forward(batch, **forward)
             for index, position in enumerate(found["positions"]):
                 masks, frame_index = found["masks"][:, index].numpy(), int(batch["frames"][position])
+                if mask_format == "rle":
+                    size = list(masks.shape[1:])
+                    masks = [{"size": size, "counts": counts} for counts in encode_masks(masks)]
                 result = {
                     "frame_index": frame_index,
                     "time": None if fps is None else frame_index / fps,
-                    "masks": _run_length_encoded(masks) if mask_format == "rle" else masks,
+                    "masks": masks,
                     "scores": found["scores"][:, index].tolist(),
                     "frame_scores": found["frame_scores"][:, index].tolist(),
                 }
@@ -412,20 +416,6 @@ def _sampled_frames(reader: FrameReader, start: float | None, end: float | None,
     if not frames.size:
         raise ValueError(f"no frame lies between {start} and {end} seconds; the video has {reader.fps:g} a second")
     return frames
-
-
-def _run_length_encoding():
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ImportError("mask_format='rle' needs pycocotools: pip install pycocotools") from error
-    return mask
-
-
-def _run_length_encoded(masks: np.ndarray) -> list[dict[str, Any]]:
-    """bool (K, H, W) -> K times {"size": [H, W], "counts": str}, COCO's compressed RLE."""
-    encoded = _run_length_encoding().encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
-    return [{"size": list(map(int, rle["size"])), "counts": rle["counts"].decode("ascii")} for rle in encoded]
 
 
 __all__ = ["CVLSPipeline"]

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from ..frame_reader_cvls import FrameReader
+from ..rle_cvls import decode_mask
 
 
 def video_of(row: Mapping[str, Any]) -> bytes | str | list[bytes | str]:
@@ -53,40 +53,6 @@ def read_frames(row: Mapping[str, Any], indices: Sequence[int]) -> np.ndarray:
             f"but the row's height x width is {row['height']} x {row['width']}; the two must be the same"
         )
     return frames
-
-
-def run_lengths(counts: str) -> list[int]:
-    """The run lengths in a COCO compressed RLE (rleFrString in cocoapi's maskApi.c, in the open).
-
-    Five bits a character with a continuation bit, least significant first, two's complement; from the fourth on,
-    the difference to the run before last.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts.encode("ascii"):
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
-            value = shift = 0
-    return runs
-
-
-def _decode_mask(counts: str, height: int, width: int, where: str) -> np.ndarray:
-    # pycocotools leaves memory uninitialized where the runs end too early, so the size is checked here.
-    try:
-        pixels = sum(run_lengths(counts))
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: the mask is not the counts of a COCO compressed RLE") from error
-    if pixels != height * width:
-        raise ValueError(
-            f"{where}: the mask has {pixels} pixels, but the row's height x width is {height} x {width} = "
-            f"{height * width}; masks must have the size of the frames"
-        )
-    return coco_mask.decode({"size": [height, width], "counts": counts}).astype(bool)
 
 
 def read_referents(row: Mapping[str, Any], sentences: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -146,7 +112,10 @@ def read_masks(row: Mapping[str, Any], indices: Sequence[int]) -> tuple[np.ndarr
             )
         for m, counts in enumerate(frame_masks):
             if counts is not None:
-                where = f"{name}, frame {frame}, instance {row['instance_ids'][m]!r}"
-                masks[t, m] = _decode_mask(counts, height, width, where)
+                try:
+                    masks[t, m] = decode_mask(counts, height, width)
+                except ValueError as error:
+                    instance = row["instance_ids"][m]
+                    raise ValueError(f"{name}, frame {frame}, instance {instance!r}: {error}") from error
                 annotated_instances[t, m] = True
     return masks, annotated_frames, annotated_instances

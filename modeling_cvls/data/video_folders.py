@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
+from ..rle_cvls import encode_masks
 from .conversion import Problem, Problems
 
 # Where Refer-YouTube-VOS and Ref-DAVIS17 keep the sentences of a split.
@@ -109,12 +109,6 @@ def read_frame_files(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, 
             )
         cells.append({"bytes": content, "path": path.name})
     return cells, *size
-
-
-def encode_masks(masks: np.ndarray) -> list[str]:
-    """Masks (N, H, W), where what is not 0 belongs to the instance -> N counts of a COCO compressed RLE."""
-    encoded = coco_mask.encode(np.asfortranarray((masks != 0).transpose(1, 2, 0), dtype=np.uint8))
-    return [rle["counts"].decode("ascii") for rle in encoded]
 
 
 def present_splits(source: Path, splits: Sequence[str], meta: str, chosen: Sequence[str] | None) -> list[str]:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from ..data.conversion import DatasetCard, Problem, Problems, write_dataset
 from ..data.video_folders import (
@@ -25,13 +24,13 @@ from ..data.video_folders import (
     Expression,
     PaletteFolder,
     convert_folder,
-    encode_masks,
     present_splits,
     read_frame_files,
     read_palette_masks,
     read_palette_videos,
 )
 from ..frame_reader_cvls import FrameReader
+from ..rle_cvls import decode_mask, encode_masks
 from .layouts import SPLITS
 from .scenes import check_sizes
 from .sentences import _MOTION_PHRASES, _POSITION_PHRASES, Sentence, _pick
@@ -362,8 +361,7 @@ def _read_half(video: PaletteFolder, second: bool, shortest: int) -> _Half:
     labels = np.zeros((len(names), height, width), dtype=np.uint8)
     for frame, of_frame in masks.items():
         for name, counts in of_frame.items():
-            decoded = coco_mask.decode({"size": [height, width], "counts": counts.encode("ascii")})
-            labels[frame][decoded != 0] = 1 + ids.index(name)
+            labels[frame][decode_mask(counts, height, width)] = 1 + ids.index(name)
     every = min(height, width) // shortest
     if every > 1:
         frames = np.stack([np.asarray(Image.fromarray(frame).reduce(every)) for frame in frames])

@@ -15,9 +15,9 @@ import h5py
 import numpy as np
 import scipy.io
 from PIL import Image
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from ..rle_cvls import encode_masks
 from .scenes import ATTRIBUTES, MOTIONS, Scene, check_sizes, render, sample_look_alikes, sample_scene
 from .sentences import KINDS, Sentence, describe, phrase, referents, shortest_descriptions
 
@@ -238,12 +238,11 @@ def _write_mevis_scene(
     split = MEVIS_VALIDATION if split == "validation" else split
     names = _write_frames(root / split / "JPEGImages" / video_id, frames)
     lists = []
-    for visible in masks.transpose(1, 2, 3, 0):  # (H, W, T) of each object
-        encoded = coco_mask.encode(np.asfortranarray(visible, dtype=np.uint8))
+    for visible in masks.transpose(1, 0, 2, 3):  # (T, H, W) of each object
         lists.append(
             [
-                {"size": rle["size"], "counts": rle["counts"].decode("ascii")} if seen else None
-                for rle, seen in zip(encoded, visible.any(axis=(0, 1)).tolist(), strict=True)
+                {"size": list(visible.shape[1:]), "counts": counts} if seen else None
+                for counts, seen in zip(encode_masks(visible), visible.any(axis=(1, 2)).tolist(), strict=True)
             ]
         )
     expressions = {
