@@ -1,10 +1,8 @@
 """Videos of any length and sentences in, masks at the video's own size out."""
 
-from bisect import bisect_left
-from collections.abc import Iterator
-from itertools import combinations
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,46 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .frame_reader_cvls import FrameReader
 from .hub_cvls import push_card
-from .rle_cvls import encode_masks
+from .masks_cvls import FrameSizes, MaskOptions, frame_result, masks_of, sentence_results
+from .selection_cvls import FrameSelection, read_windows, select_frames
+from .windows_cvls import LogitBlender, Window, plan_windows
 
 Video = str | Path | bytes | np.ndarray | torch.Tensor | list | FrameReader
+
+SELECTION = ("frame_indices", "start", "end", "fps")
+WINDOWS = ("window", "overlap", "progress")
+MASKS = tuple(field.name for field in fields(MaskOptions))
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What was asked of the pipeline, checked."""
+
+    reader: FrameReader
+    text: dict[str, torch.Tensor]
+    selection: FrameSelection
+    windows: list[list[Window]]
+    options: MaskOptions
+    progress: bool
+
+
+@dataclass(frozen=True)
+class _WindowBatch:
+    """Windows that go through the model together.
+
+    Attributes:
+        windows: N of them, of equal length T.
+        pixel_values: (N, T, 3, h, w), on the CPU.
+        text: the model's arguments for the sentences, of one clip.
+        sizes: of the frames.
+        pictures: position -> frame, uint8 (H, W, 3), of those that no earlier batch had.
+    """
+
+    windows: list[Window]
+    pixel_values: torch.Tensor
+    text: dict[str, torch.Tensor]
+    sizes: FrameSizes
+    pictures: dict[int, np.ndarray]
 
 
 class CVLSPipeline(ChunkPipeline):
@@ -46,22 +81,16 @@ class CVLSPipeline(ChunkPipeline):
         return super().push_to_hub(repo_id, **kwargs)
 
     def _sanitize_parameters(self, **kwargs) -> tuple[dict, dict, dict]:
-        preprocess = ("frame_indices", "start", "end", "fps", "window", "overlap", "progress")
-        forward = ("threshold", "presence_threshold", "exclusive")
-        postprocess = ("mask_format", "return_frames")
-        unknown = set(kwargs) - {*preprocess, *forward, *postprocess}
+        known = SELECTION + WINDOWS, MASKS
+        unknown = set(kwargs).difference(*known)
         if unknown:
             raise TypeError(
                 f"unknown argument {', '.join(sorted(unknown))}; there are sentences, "
-                f"{', '.join((*preprocess, *forward, *postprocess))}, video_fps and batch_size"
+                f"{', '.join(SELECTION + WINDOWS + MASKS)}, video_fps and batch_size"
             )
-        for name in ("threshold", "presence_threshold"):
-            if not 0 <= kwargs.get(name, 0) <= 1:
-                raise ValueError(f"{name} is a probability, from 0 to 1, not {kwargs[name]}")
-        if kwargs.get("mask_format", "array") not in ("array", "rle"):
-            raise ValueError(f"mask_format is 'array' or 'rle', not {kwargs['mask_format']!r}")
-        return tuple({name: kwargs[name] for name in names if name in kwargs}
-                     for names in (preprocess, forward, postprocess))  # fmt: skip
+        preprocess, masks = ({name: kwargs[name] for name in names if name in kwargs} for names in known)
+        MaskOptions(**masks)
+        return preprocess, masks, {}
 
     def __call__(
         self,
@@ -116,9 +145,8 @@ class CVLSPipeline(ChunkPipeline):
             return [self(one, own, batch_size, video_fps, **kwargs)
                     for one, own in zip(videos, sentences, strict=True)]  # fmt: skip
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
-        kwargs["return_frames"] = False
-        frame_indices, results = self._start(video, sentences, batch_size, video_fps, **kwargs)
-        return self.postprocess(results, sentences, frame_indices, kwargs.get("frame_indices"))
+        request = self._check(video, sentences, batch_size, video_fps, {**kwargs, "return_frames": False})
+        return self.postprocess(self._results(request), sentences, request.selection.order)
 
     def stream(
         self,
@@ -144,278 +172,79 @@ class CVLSPipeline(ChunkPipeline):
             as the call, at once and not at the first frame, but for frames that cannot be decoded.
         """
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
-        return self._start(video, sentences, batch_size, video_fps, **kwargs)[1]
+        return self._results(self._check(video, sentences, batch_size, video_fps, kwargs))
 
-    def _start(
-        self, video: Video, sentences: list[str], batch_size: int | None, video_fps: float | None, **kwargs
-    ) -> tuple[list[int], Iterator[dict[str, Any]]]:
-        """Checks everything; the frames that will come, and an iterator over their results."""
-        given = self._sanitize_parameters(**kwargs)
-        defaults = self._preprocess_params, self._forward_params, self._postprocess_params
-        preprocess, forward, postprocess = ({**default, **own} for default, own in zip(defaults, given, strict=True))
-        if postprocess.get("mask_format") == "rle":
-            encode_masks(np.zeros((1, 1, 1), dtype=bool))  # a missing pycocotools is missed at once
+    def _check(
+        self, video: Video, sentences: list[str], batch_size: int | None, video_fps: float | None, given: dict
+    ) -> _Request:
+        preprocess, masks, _ = self._sanitize_parameters(**given)
+        preprocess, masks = {**self._preprocess_params, **preprocess}, {**self._forward_params, **masks}
         if batch_size is None:
             batch_size = 1 if self._batch_size is None else self._batch_size
         reader = video if isinstance(video, FrameReader) and video_fps is None else FrameReader(video, video_fps)
-        frame_indices, batches = self.preprocess(reader, sentences, windows_at_once=batch_size, **preprocess)
-        return frame_indices, self._results(batches, reader.fps, forward, **postprocess)
-
-    def preprocess(
-        self,
-        reader: FrameReader,
-        sentences: list[str],
-        frame_indices: list[int] | None = None,
-        start: float | None = None,
-        end: float | None = None,
-        fps: float | None = None,
-        window: int | None = None,
-        overlap: int | None = None,
-        windows_at_once: int = 1,
-        progress: bool = False,
-    ) -> tuple[list[int], Iterator[dict[str, Any]]]:
         if not all(isinstance(sentence, str) for sentence in sentences):
             raise ValueError(f"the sentences of a video are a string or a list of strings, not {sentences!r}")
         text = self.processor(text=sentences)
-        # "frames" number those of the video from here on, "positions" those that are gone through
-        if frame_indices is None:
-            frames = _sampled_frames(reader, start, end, fps)
-            wanted = np.arange(len(frames))
-        else:
-            if not (start is None and end is None and fps is None):
-                raise ValueError("give either frame_indices or start, end and fps: both choose the frames")
-            frames = np.arange(len(reader))
-            wanted = np.asarray(frame_indices)
-            if wanted.ndim != 1 or wanted.dtype.kind not in "iu" or wanted.size == 0:
-                raise ValueError(f"frame_indices must be a list of at least one frame number, not {frame_indices!r}")
-            outside = wanted[(wanted < 0) | (wanted >= len(reader))]
-            if outside.size:
-                raise ValueError(f"frame_indices holds {outside[0]}, but the video's frames are 0 to {len(reader) - 1}")
-            wanted = np.unique(wanted)
-
+        selection = select_frames(reader, **{name: preprocess.get(name) for name in SELECTION})
+        window, overlap = preprocess.get("window"), preprocess.get("overlap")
         window = self.model.config.num_frames if window is None else window
-        for name, value in (("window", window), ("batch_size", windows_at_once)):
-            if value < 1:
-                raise ValueError(f"{name} is a number of at least 1, not {value}")
         overlap = window // 4 if overlap is None else overlap
-        if not 0 <= overlap < window:
-            raise ValueError(f"overlap is a number from 0 to below the window of {window} frames, not {overlap}")
-        last = max(0, len(frames) - window)
-        starts = [*range(0, last, window - overlap), last]
-        window = min(window, len(frames))
-        batches = self._batches(reader, text, frames, wanted, window, starts, windows_at_once, progress)
-        return frames[wanted].tolist(), batches
+        windows = plan_windows(len(selection.frames), window, overlap, selection.wanted, batch_size)
+        return _Request(reader, text, selection, windows, MaskOptions(**masks), preprocess.get("progress", False))
 
-    def _batches(
-        self,
-        reader: FrameReader,
-        text: dict[str, torch.Tensor],
-        frames: np.ndarray,
-        wanted: np.ndarray,
-        window: int,
-        starts: list[int],
-        windows_at_once: int,
-        progress: bool,
-    ) -> Iterator[dict[str, Any]]:
-        """Batches of those windows (from position `starts[i]` on) that hold a wanted position."""
-        ramp = np.minimum(np.arange(window) + 1, window - np.arange(window))
-        total = np.zeros(len(frames))
-        for start in starts:
-            total[start : start + window] += ramp
-        is_wanted, is_needed = np.zeros((2, len(frames)), dtype=bool)
-        is_wanted[wanted] = True
-        starts = [start for start in starts if is_wanted[start : start + window].any()]
-        for start in starts:
-            is_needed[start : start + window] = True
-
-        decoder = reader.frames(frames[is_needed])
-        blend, pictures, prepared = _Blend(), {}, {}
-        hidden = not progress or len(starts) <= windows_at_once
-        with tqdm(total=len(starts), desc="segmenting", unit="window", disable=hidden) as bar:
-            for first in range(0, len(starts), windows_at_once):
-                batch, later = starts[first : first + windows_at_once], starts[first + windows_at_once :]
-                stop = later[0] if later else len(frames)
-                positions = {position for start in batch for position in range(start, start + window)}
-                new = sorted(positions - prepared.keys())
-                decoded = np.stack([next(decoder) for _ in new])
-                pictures.update(zip(new, decoded, strict=True))
-                clip = self.processor(videos=decoded)
-                prepared.update(zip(new, clip["pixel_values_videos"][0], strict=True))
-                pixel_values = [torch.stack([prepared[start + i] for i in range(window)]) for start in batch]
-                windows = []
-                for start in batch:
-                    offsets = np.flatnonzero(is_wanted[start : start + window])
-                    shares = torch.from_numpy(ramp[offsets] / total[start + offsets]).float()
-                    windows.append(
-                        {"positions": (start + offsets).tolist(), "offsets": offsets.tolist(), "shares": shares}
-                    )
-                yield {
-                    "inputs": {
-                        "pixel_values_videos": torch.stack(pixel_values),
-                        "frame_mask": torch.ones(len(batch), window, dtype=torch.bool),
-                        "frame_sizes": clip["frame_sizes"].expand(len(batch), 2),
-                        **{name: value.expand(len(batch), *value.shape[1:]) for name, value in text.items()},
-                    },
-                    "windows": windows,
-                    "blend": blend,
-                    "stop": stop,
-                    "size": decoded.shape[1:3],
-                    "frames": frames,
-                    "pictures": pictures,
-                }
-                pictures = {position: pictures[position] for position in pictures if position >= stop}
-                prepared = {position: prepared[position] for position in prepared if position >= stop}
-                bar.update(len(batch))
+    def preprocess(self, request: _Request) -> Iterator[_WindowBatch]:
+        prepared: dict[int, torch.Tensor] = {}  # frames that a window to come needs
+        for windows, pictures in read_windows(request.reader, request.selection.frames, request.windows):
+            frames = np.stack(list(pictures.values()))
+            clip = self.processor(videos=frames)
+            prepared.update(zip(pictures, clip["pixel_values_videos"][0], strict=True))
+            values = [torch.stack([prepared[position] for position in window.positions]) for window in windows]
+            sizes = FrameSizes(tuple(clip["frame_sizes"][0].tolist()), frames.shape[1:3])
+            yield _WindowBatch(windows, torch.stack(values), request.text, sizes, pictures)
+            prepared = {position: prepared[position] for position in prepared if position >= windows[0].complete}
 
     def _forward(
-        self,
-        batch: dict[str, Any],
-        threshold: float = 0.5,
-        presence_threshold: float = 0.5,
-        exclusive: list[list[int]] | None = None,
-    ) -> dict[str, Any]:
-        inputs, blend = batch["inputs"], batch["blend"]
-        inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(self.model.dtype)
-        outputs = self.model(**inputs)
-        for index, window in enumerate(batch["windows"]):
-            mask_logits = outputs.mask_logits[index][:, window["offsets"]].float() * window["shares"][:, None, None]
-            presence_logits = outputs.presence_logits[index][:, None].float() * window["shares"]
-            blend.add(window["positions"], mask_logits, presence_logits)
-        positions, mask_logits, presence_logits = blend.take(batch["stop"])
-        if not positions:
-            return {"positions": []}
-        # Here and not later: it runs on the model's device, and masks are smaller to move than logits.
-        blended = SimpleNamespace(mask_logits=mask_logits, presence_logits=presence_logits)
-        sizes = inputs["frame_sizes"][:1], [batch["size"]]
-        (result,) = self.processor.post_process_masks(blended, *sizes, threshold, presence_threshold)
-        result["masks"] = self._without_overlap(result["masks"], mask_logits, sizes, exclusive or [])
-        return {"positions": positions, **result}
-
-    def _without_overlap(
-        self, masks: torch.Tensor, mask_logits: torch.Tensor, sizes: tuple, groups: list[list[int]]
-    ) -> torch.Tensor:
-        """Masks (K, T, H, W) of which each group's share no pixel; `mask_logits` (1, K, T, h, w) say who keeps it."""
-        kept = masks.clone() if groups else masks
-        for first, second in (pair for group in groups for pair in combinations(group, 2)):
-            both = masks[first] & masks[second]
-            if both.any():
-                # Resizing is linear: where the difference of logits is positive at the video's size, so is theirs.
-                ahead = SimpleNamespace(
-                    mask_logits=mask_logits[:, second, None] - mask_logits[:, first, None],
-                    presence_logits=mask_logits.new_zeros((1, 1)),
-                )
-                (result,) = self.processor.post_process_masks(ahead, *sizes, presence_threshold=0)
-                kept[first] &= ~(both & result["masks"][0])
-                kept[second] &= ~(both & ~result["masks"][0])
-        return kept
-
-    def _results(
-        self,
-        batches: Iterator[dict[str, Any]],
-        fps: float | None,
-        forward: dict[str, Any],
-        mask_format: str = "array",
-        return_frames: bool = False,
-    ) -> Iterator[dict[str, Any]]:
-        for batch in batches:
-            found = self.forward(batch, **forward)
-            for index, position in enumerate(found["positions"]):
-                masks, frame_index = found["masks"][:, index].numpy(), int(batch["frames"][position])
-                if mask_format == "rle":
-                    size = list(masks.shape[1:])
-                    masks = [{"size": size, "counts": counts} for counts in encode_masks(masks)]
-                result = {
-                    "frame_index": frame_index,
-                    "time": None if fps is None else frame_index / fps,
-                    "masks": masks,
-                    "scores": found["scores"][:, index].tolist(),
-                    "frame_scores": found["frame_scores"][:, index].tolist(),
-                }
-                if return_frames:
-                    result["frame"] = batch["pictures"][position]
-                yield result
+        self, batch: _WindowBatch, blender: LogitBlender, options: MaskOptions
+    ) -> tuple[Sequence[int], dict[str, torch.Tensor]]:
+        pixel_values, number = batch.pixel_values.to(self.device, self.model.dtype), len(batch.windows)
+        outputs = self.model(
+            pixel_values_videos=pixel_values,
+            frame_mask=torch.ones(pixel_values.shape[:2], dtype=torch.bool, device=self.device),
+            frame_sizes=torch.tensor([batch.sizes.processed] * number, device=self.device),
+            **{name: value.to(self.device).expand(number, *value.shape[1:]) for name, value in batch.text.items()},
+        )
+        for index, window in enumerate(batch.windows):
+            blender.add(window, outputs.mask_logits[index], outputs.presence_logits[index])
+        positions, *logits = blender.take(batch.windows[0].complete)
+        # Here, on the model's device: masks are smaller to move than logits.
+        found = masks_of(self.processor, *logits, batch.sizes, options) if positions else {}
+        return positions, {name: value.cpu() for name, value in found.items()}
 
     def postprocess(
-        self,
-        results: Iterator[dict[str, Any]],
-        sentences: list[str],
-        frame_indices: list[int],
-        order: list[int] | None = None,
+        self, results: Iterator[dict[str, Any]], sentences: list[str], order: list[int]
     ) -> list[dict[str, Any]]:
-        """The results of the frames `frame_indices`, as they come, to those of the sentences; `order`: frames of those
-        in another order."""
-        masks = None
-        presence, frame_scores = (np.zeros((len(sentences), len(frame_indices))) for _ in range(2))
-        for position, result in enumerate(results):
-            if masks is None and isinstance(result["masks"], np.ndarray):
-                masks = np.zeros((len(sentences), len(frame_indices), *result["masks"].shape[1:]), dtype=bool)
-            elif masks is None:
-                masks = np.zeros((len(sentences), len(frame_indices)), dtype=object)
-            masks[:, position] = result["masks"]
-            presence[:, position], frame_scores[:, position] = result["scores"], result["frame_scores"]
-        if order is not None and list(order) != frame_indices:
-            at = [bisect_left(frame_indices, frame) for frame in order]
-            masks, frame_scores, frame_indices = masks[:, at], frame_scores[:, at], [int(frame) for frame in order]
-        return [
-            {
-                "sentence": sentence,
-                "score": float(presence[index].max()),
-                "masks": masks[index].tolist() if masks.dtype == object else masks[index],
-                "frame_indices": list(frame_indices),
-                "frame_scores": frame_scores[index].tolist(),
-            }
-            for index, sentence in enumerate(sentences)
-        ]
+        return sentence_results(results, sentences, order)
 
-
-class _Blend:
-    """Weighted sums of windows' logits, of the frames that have not got all their windows yet."""
-
-    def __init__(self):
-        self.sums: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def add(self, positions: list[int], mask_logits: torch.Tensor, presence_logits: torch.Tensor) -> None:
-        """mask_logits (K, T, h, w) and presence_logits (K, T) of the frames at T positions, already weighted."""
-        for index, position in enumerate(positions):
-            new = mask_logits[:, index], presence_logits[:, index]
-            sums = self.sums.get(position)
-            self.sums[position] = new if sums is None else (sums[0] + new[0], sums[1] + new[1])
-
-    def take(self, stop: int) -> tuple[list[int], torch.Tensor | None, torch.Tensor | None]:
-        """Removes what lies before `stop`: positions in order, (1, K, T, h, w) and (1, K, T)."""
-        positions = sorted(position for position in self.sums if position < stop)
-        if not positions:
-            return [], None, None
-        mask_logits, presence_logits = zip(*(self.sums.pop(position) for position in positions), strict=True)
-        return positions, torch.stack(mask_logits, dim=1)[None], torch.stack(presence_logits, dim=1)[None]
-
-
-def _sampled_frames(reader: FrameReader, start: float | None, end: float | None, fps: float | None) -> np.ndarray:
-    """The frames at times in [start, end), `fps` of them a second, evenly spaced and at most all."""
-    if start is None and end is None and fps is None:
-        return np.arange(len(reader))
-    if reader.fps is None:
-        raise ValueError(
-            "start, end and fps count in seconds, but the video does not say how many frames a second it has: give "
-            "video_fps"
-        )
-    if fps is not None and not fps > 0:
-        raise ValueError(f"fps is a number of frames a second above 0, not {fps}")
-    start, duration = 0 if start is None else start, len(reader) / reader.fps
-    if not 0 <= start < duration or not (end is None or end > start):
-        raise ValueError(
-            f"start and end are seconds with 0 <= start < end, start within the {duration:.3f} seconds of the video, "
-            f"not {start} and {end}"
-        )
-    # a frame at the very time is in, whatever the rounding of the product
-    first, stop = (int(np.ceil(seconds * reader.fps - 1e-6)) for seconds in (start, duration if end is None else end))
-    stop = min(stop, len(reader))
-    step = 1 if fps is None else max(1, reader.fps / fps)
-    frames = np.floor(first + step * np.arange(np.ceil((stop - first) / step)) + 1e-6).astype(int)
-    frames = frames[frames < stop]
-    if not frames.size:
-        raise ValueError(f"no frame lies between {start} and {end} seconds; the video has {reader.fps:g} a second")
-    return frames
+    def _results(self, request: _Request) -> Iterator[dict[str, Any]]:
+        """The results of the frames, in the order of time."""
+        blender, reader, options = LogitBlender(), request.reader, request.options
+        pictures: dict[int, np.ndarray] = {}  # of frames whose masks are not complete
+        hidden = not request.progress or len(request.windows) == 1
+        total = sum(map(len, request.windows))
+        with tqdm(total=total, desc="segmenting", unit="window", disable=hidden) as bar:
+            for batch in self.preprocess(request):
+                if options.return_frames:
+                    pictures.update(batch.pictures)
+                positions, found = self.forward(batch, blender=blender, options=options)
+                for index, position in enumerate(positions):
+                    frame_index = int(request.selection.frames[position])
+                    time = None if reader.fps is None else frame_index / reader.fps
+                    result = {"frame_index": frame_index, "time": time, **frame_result(found, index, options)}
+                    if options.return_frames:
+                        result["frame"] = pictures[position]
+                    yield result
+                pictures = {p: picture for p, picture in pictures.items() if p >= batch.windows[0].complete}
+                bar.update(len(batch.windows))
 
 
 __all__ = ["CVLSPipeline"]

@@ -18,10 +18,7 @@ from factories import ROOT
 from modeling_cvls.hub_cvls import rename
 from modeling_cvls.model_card import make_card
 
-CODE = {
-    "configuration_cvls.py", "frame_reader_cvls.py", "hub_cvls.py", "loss_cvls.py", "modeling_cvls.py",
-    "pipeline_cvls.py", "processing_cvls.py", "video_processing_cvls.py",
-}  # fmt: skip
+CODE = {path.name for path in (ROOT / "modeling_cvls").glob("*_cvls.py")}  # flat files go with every checkpoint
 COMPLETE = CODE | {"README.md", "config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 WHOLE = COMPLETE | {"model.safetensors"}
 TASK = "video-language-segmentation"

@@ -1,0 +1,142 @@
+"""Logits of frames to their masks at the video's own size, and to what the user gets of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from .processing_cvls import CVLSProcessor
+from .rle_cvls import encode_masks
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """How masks are made of logits; the fields are those of [`CVLSPipeline.__call__`] and its `stream`.
+
+    Raises:
+        ImportError: masks as RLE are asked for, and pycocotools is missing.
+        ValueError: a field is outside what is possible.
+    """
+
+    threshold: float = 0.5
+    presence_threshold: float = 0.5
+    exclusive: Sequence[Sequence[int]] | None = None
+    mask_format: str = "array"
+    return_frames: bool = False
+
+    def __post_init__(self):
+        for name in ("threshold", "presence_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, from 0 to 1, not {getattr(self, name)}")
+        if self.mask_format not in ("array", "rle"):
+            raise ValueError(f"mask_format is 'array' or 'rle', not {self.mask_format!r}")
+        if self.mask_format == "rle":
+            encode_masks(np.zeros((1, 1, 1), dtype=bool))  # a missing pycocotools is an error at once
+
+
+@dataclass(frozen=True)
+class FrameSizes:
+    """(height, width) of a video's frames: as the model got them, and their own."""
+
+    processed: tuple[int, int]
+    own: tuple[int, int]
+
+
+def masks_of(
+    processor: CVLSProcessor,
+    mask_logits: torch.Tensor,
+    presence_logits: torch.Tensor,
+    sizes: FrameSizes,
+    options: MaskOptions,
+) -> dict[str, torch.Tensor]:
+    """Masks of N frames and K sentences, on the device of the logits.
+
+    Args:
+        mask_logits: (K, N, h, w) float.
+        presence_logits: (K, N) float.
+
+    Returns:
+        "masks" (K, N, H, W) bool; "scores" and "frame_scores" (K, N) float, as of `post_process_masks`.
+    """
+    result = _post_process(
+        processor, mask_logits, presence_logits, sizes, options.threshold, options.presence_threshold
+    )
+    if options.exclusive:
+        result["masks"] = _without_overlap(processor, result["masks"], mask_logits, sizes, options.exclusive)
+    return result
+
+
+def frame_result(found: dict[str, torch.Tensor], index: int, options: MaskOptions) -> dict[str, Any]:
+    """The part of a frame's result that its masks are the source of: "masks", "scores", "frame_scores"; `found` as
+    `masks_of` returns it, on the CPU."""
+    masks = found["masks"][:, index].numpy()
+    if options.mask_format == "rle":
+        size = list(masks.shape[1:])
+        masks = [{"size": size, "counts": counts} for counts in encode_masks(masks)]
+    return {
+        "masks": masks,
+        "scores": found["scores"][:, index].tolist(),
+        "frame_scores": found["frame_scores"][:, index].tolist(),
+    }
+
+
+def sentence_results(frames: Sequence[dict[str, Any]], sentences: Sequence[str], order: Sequence[int]) -> list[dict]:
+    """Results of frames, in the order of time, to results of sentences.
+
+    Args:
+        frames: an iterable of dicts with "frame_index", "masks", "scores" and "frame_scores".
+        sentences: their K sentences.
+        order: the frames to return, in this order; the same one may come several times.
+    """
+    masks = None
+    number = len(set(order))
+    scores, frame_scores = (np.zeros((len(sentences), number)) for _ in range(2))
+    position_of = {}
+    for position, result in enumerate(frames):
+        if masks is None:
+            arrays = isinstance(result["masks"], np.ndarray)
+            shape = (len(sentences), number, *(result["masks"].shape[1:] if arrays else ()))
+            masks = np.zeros(shape, dtype=bool if arrays else object)
+        position_of[result["frame_index"]] = position
+        masks[:, position] = result["masks"]
+        scores[:, position], frame_scores[:, position] = result["scores"], result["frame_scores"]
+    at = [position_of[frame] for frame in order]
+    if at != list(range(number)):  # else without a copy
+        masks, frame_scores = masks[:, at], frame_scores[:, at]
+    return [
+        {
+            "sentence": sentence,
+            "score": float(scores[index].max()),
+            "masks": masks[index].tolist() if masks.dtype == object else masks[index],
+            "frame_indices": [int(frame) for frame in order],
+            "frame_scores": frame_scores[index].tolist(),
+        }
+        for index, sentence in enumerate(sentences)
+    ]
+
+
+def _post_process(processor, mask_logits, presence_logits, sizes, threshold=0.5, presence_threshold=0.0):
+    outputs = SimpleNamespace(mask_logits=mask_logits[None], presence_logits=presence_logits[None])
+    (result,) = processor.post_process_masks(outputs, [sizes.processed], [sizes.own], threshold, presence_threshold)
+    return result
+
+
+def _without_overlap(processor, masks, mask_logits, sizes, groups):
+    """Masks (K, N, H, W) of which each group's share no pixel; `mask_logits` (K, N, h, w) say who keeps it."""
+    kept = masks.clone()
+    for first, second in (pair for group in groups for pair in combinations(group, 2)):
+        both = masks[first] & masks[second]
+        if both.any():
+            # Resizing is linear: where the difference of logits is positive at the video's size, so is theirs.
+            ahead = mask_logits[second, None] - mask_logits[first, None]
+            ahead = _post_process(processor, ahead, ahead.new_zeros(1), sizes)["masks"][0]
+            kept[first] &= ~(both & ahead)
+            kept[second] &= ~(both & ~ahead)
+    return kept
+
+
+__all__ = ["FrameSizes", "MaskOptions", "frame_result", "masks_of", "sentence_results"]

@@ -1,0 +1,98 @@
+"""Which frames of a video are gone through, and decoding them when their window comes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .frame_reader_cvls import FrameReader
+from .windows_cvls import Window
+
+
+@dataclass(frozen=True)
+class FrameSelection:
+    """A choice among the frames of a video.
+
+    Attributes:
+        frames: (N,) int, the numbers (0-based) of the frames that are gone through, increasing; a frame's place among
+            them is its position.
+        wanted: (M,) int, the positions of those whose results are asked for, increasing.
+        order: the frames to return, in this order; some may come several times.
+    """
+
+    frames: np.ndarray
+    wanted: np.ndarray
+    order: list[int]
+
+
+def select_frames(
+    reader: FrameReader,
+    frame_indices: Sequence[int] | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    fps: float | None = None,
+) -> FrameSelection:
+    """The frames to go through; arguments as of [`CVLSPipeline.__call__`].
+
+    Raises:
+        ValueError: an argument is outside what is possible, or `frame_indices` is given together with times.
+    """
+    if frame_indices is None:
+        frames = _frames_at_times(reader, start, end, fps)
+        return FrameSelection(frames, np.arange(len(frames)), frames.tolist())
+    if not (start is None and end is None and fps is None):
+        raise ValueError("give either frame_indices or start, end and fps: both choose the frames")
+    wanted = np.asarray(frame_indices)
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iu" or wanted.size == 0:
+        raise ValueError(f"frame_indices must be a list of at least one frame number, not {frame_indices!r}")
+    outside = wanted[(wanted < 0) | (wanted >= len(reader))]
+    if outside.size:
+        raise ValueError(f"frame_indices holds {outside[0]}, but the video's frames are 0 to {len(reader) - 1}")
+    return FrameSelection(np.arange(len(reader)), np.unique(wanted), wanted.tolist())
+
+
+def _frames_at_times(reader: FrameReader, start: float | None, end: float | None, fps: float | None) -> np.ndarray:
+    """The frames at times in [start, end), `fps` of them a second, evenly spaced and at most all."""
+    if start is None and end is None and fps is None:
+        return np.arange(len(reader))
+    if reader.fps is None:
+        raise ValueError(
+            "start, end and fps count in seconds, but the video does not say how many frames a second it has: give "
+            "video_fps"
+        )
+    if fps is not None and not fps > 0:
+        raise ValueError(f"fps is a number of frames a second above 0, not {fps}")
+    start, duration = 0 if start is None else start, len(reader) / reader.fps
+    if not 0 <= start < duration or not (end is None or end > start):
+        raise ValueError(
+            f"start and end are seconds with 0 <= start < end, start within the {duration:.3f} seconds of the video, "
+            f"not {start} and {end}"
+        )
+    # a frame at the very time is in, whatever the rounding of the product
+    first, stop = (int(np.ceil(seconds * reader.fps - 1e-6)) for seconds in (start, duration if end is None else end))
+    stop = min(stop, len(reader))
+    step = 1 if fps is None else max(1, reader.fps / fps)
+    frames = np.floor(first + step * np.arange(np.ceil((stop - first) / step)) + 1e-6).astype(int)
+    frames = frames[frames < stop]
+    if not frames.size:
+        raise ValueError(f"no frame lies between {start} and {end} seconds; the video has {reader.fps:g} a second")
+    return frames
+
+
+def read_windows(
+    reader: FrameReader, frames: np.ndarray, batches: Sequence[Sequence[Window]]
+) -> Iterator[tuple[Sequence[Window], dict[int, np.ndarray]]]:
+    """Each batch of windows with the frames, by position, that no earlier one had: uint8 (H, W, 3). Each frame that a
+    window holds is decoded once, when its first window comes; `frames` as of [`FrameSelection`]."""
+    needed = sorted({position for windows in batches for window in windows for position in window.positions})
+    decoder, decoded = reader.frames(frames[needed]), 0
+    for windows in batches:
+        stop = windows[-1].stop
+        new = []
+        while decoded < len(needed) and needed[decoded] < stop:
+            new.append(needed[decoded])
+            decoded += 1
+        yield windows, {position: next(decoder) for position in new}
+
+
+__all__ = ["FrameSelection", "read_windows", "select_frames"]
