@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": "Measure a checkpoint on a data set.",
     "segment": "Segment videos and folders of frames by sentences.",
     "convert": "Convert the download of a benchmark into a data set.",
+    "report": "Write pictures and the model card of a trained checkpoint.",
     "explain": "Draw what a checkpoint sees in a video and why it chooses an object.",
     "demo": "Open a page in the browser that segments uploaded videos.",
     "export": "Write a checkpoint as a torch or an ONNX program.",

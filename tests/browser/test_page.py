@@ -1,8 +1,8 @@
-"""scripts/demo.py in a browser, as a Space runs it: masks are those of the pipeline, and what cannot be done is told in
+"""`cvls demo` in a browser, as a Space runs it: masks are those of the pipeline, and what cannot be done is told in
 the page.
 
 PAGE_MODEL (a folder) and PAGE_SCREENSHOT (a png file) make the picture in docs/ with a trained model:
-PAGE_MODEL=outputs/demo/checkpoint PAGE_SCREENSHOT=docs/page.png python -m pytest tests/test_page.py -k example
+PAGE_MODEL=outputs/demo/checkpoint PAGE_SCREENSHOT=docs/page.png python -m pytest tests/browser/test_page.py -k example
 """
 
 import io
@@ -90,7 +90,8 @@ def clips(tmp_path_factory):
 def server(checkpoint, tmp_path_factory):
     """The page's address, its process, and the folder for its temporary files."""
     space, temporary = tmp_path_factory.mktemp("space"), tmp_path_factory.mktemp("temporary")
-    shutil.copy(ROOT / "scripts/demo.py", space)
+    for file in ("scripts/demo.py", "cvls.py"):
+        shutil.copy(ROOT / file, space)
     shutil.copytree(ROOT / "modeling_cvls", space / "modeling_cvls", ignore=shutil.ignore_patterns("__pycache__"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

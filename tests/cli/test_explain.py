@@ -1,6 +1,5 @@
-"""scripts/explain.py: the numbers of its picture against brute force, the pictures written, the errors named."""
+"""`cvls explain`: the numbers of its picture against brute force, the pictures written, the errors named."""
 
-import importlib.util
 import io
 import itertools
 
@@ -11,28 +10,21 @@ from datasets import Dataset
 from PIL import Image
 from pycocotools import mask as rle
 
-from factories import ROOT
+import cvls
 from modeling_cvls import CVLSPipeline
 from modeling_cvls.data import FEATURES, ClipCollator
 from modeling_cvls.explanation import (
     channel_overlap,
     content_words,
     explain,
-    first_of_look_alikes,
     mask_iou,
     similarity_in_instances,
     window_around,
 )
+from modeling_cvls.explanation.clips import first_of_look_alikes
 from modeling_cvls.visualization import write_video
 
 SENTENCES = [("the red circle", "appearance"), ("the circle moving left", "temporal"), ("the green square", "none")]
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("explain_script", ROOT / "scripts" / "explain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_row(video_id, num_instances=4, kinds=("appearance", "temporal", "none"), annotated=(0, 2, 4)):
@@ -198,19 +190,19 @@ def picture(path):
 
 
 def test_pictures_of_a_data_set(files, capsys):
-    main = load_script().main
     given = ["--dataset", str(files / "dataset"), "--output"]
-    main([*given, str(files / "new" / "a.png"), "--model", str(files / "full")])
+    cvls.main(["explain", *given, str(files / "new" / "a.png"), "--model", str(files / "full")])
     alone, text = picture(files / "new" / "a.png"), capsys.readouterr().out
     assert "'the red circle': full: presence" in text and "similarity inside object 0 (referent)" in text
     assert "between the clip's 3 sentences" in text
     assert "(1 pair); pairs that share none: 0." in text and "(2 pairs)" in text
-    main([*given, str(files / "b.png"), "--model", str(files / "full"), "--compare", str(files / "baseline")])
+    models = ["--model", str(files / "full"), "--compare", str(files / "baseline")]
+    cvls.main(["explain", *given, str(files / "b.png"), *models])
     assert picture(files / "b.png").shape[1] > alone.shape[1]  # one more column
     assert "baseline: presence" in capsys.readouterr().out
 
     options = ["--video-id", "few", "--frame", "1", "--num-sentences", "1"]
-    main([*given, str(files / "c.png"), "--model", str(files / "baseline"), *options])
+    cvls.main(["explain", *given, str(files / "c.png"), "--model", str(files / "baseline"), *options])
     assert picture(files / "c.png").shape[0] < alone.shape[0]
     text = capsys.readouterr().out
     assert "no channels: trained without the contrast" in text and "similarity inside" not in text
@@ -228,10 +220,10 @@ def test_picture_of_a_video_and_of_a_model_without_filter(files, make_model, pro
     write_video(video, np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), dtype=np.uint8), 8)
     output = files / "video.png"
     sentences = ["the red circle costs $5 and $6", "a " + "very " * 9 + "long sentence"]
-    load_script().main([str(video), *sentences, "--model", str(files / "unfiltered"), "--output", str(output)])
+    cvls.main(["explain", str(video), *sentences, "--model", str(files / "unfiltered"), "--output", str(output)])
     picture(output)
     assert "the channel filter is off: every sentence keeps all channels" in capsys.readouterr().out
-    load_script().main([str(video), *sentences, "--model", str(files / "full"), "--output", str(output)])
+    cvls.main(["explain", str(video), *sentences, "--model", str(files / "full"), "--output", str(output)])
     assert "between the clip's 2 sentences" in capsys.readouterr().out
 
 
@@ -253,6 +245,6 @@ def test_picture_of_a_video_and_of_a_model_without_filter(files, make_model, pro
 def test_errors_are_named(files, arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(files)
     with pytest.raises(SystemExit) as stopped:
-        load_script().main(["--model", "full", "--output", "a.png", *arguments])
+        cvls.main(["explain", "--model", "full", "--output", "a.png", *arguments])
     assert stopped.value.code == 2 and message in capsys.readouterr().err
     assert not (files / "a.png").exists()

@@ -1,6 +1,5 @@
-"""scripts/export.py: the graph in bare onnxruntime and the graph of torch.export against the model itself."""
+"""`cvls export`: the graph in bare onnxruntime and the graph of torch.export against the model itself."""
 
-import importlib.util
 import subprocess
 import sys
 
@@ -8,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from factories import ROOT, tiny_config
+import cvls
+from factories import tiny_config
 from modeling_cvls import CVLSModel
 
 pytest.importorskip("onnxscript", reason="onnx, onnxscript and onnxruntime are not installed (the extra `export`)")
@@ -33,14 +33,6 @@ for path in sys.argv[2:]:
     np.savez(path, **{output.name: value for output, value in zip(session.get_outputs(), outputs)})
 assert not {"torch", "transformers", "modeling_cvls"} & set(sys.modules)
 """
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("export_script", ROOT / "scripts" / "export.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +67,10 @@ def assert_close(outputs: dict, expected: dict) -> None:
         np.testing.assert_allclose(outputs[name], value, rtol=0, atol=1e-4, err_msg=name)
 
 
-def test_onnx_in_bare_onnxruntime(script, model, tmp_path, capsys):
+def test_onnx_in_bare_onnxruntime(model, tmp_path, capsys):
     model, folder = model
     graph = tmp_path / "new" / "model.onnx"
-    script.main(["--model", str(folder), "--format", "onnx", "--output", str(graph)])
+    cvls.main(["export", "--model", str(folder), "--format", "onnx", "--output", str(graph)])
     assert f"{graph} written" in capsys.readouterr().out
     assert [path.name for path in graph.parent.iterdir()] == ["model.onnx"]  # the weights are inside
 
@@ -93,11 +85,11 @@ def test_onnx_in_bare_onnxruntime(script, model, tmp_path, capsys):
             assert_close(outputs, of_model)
 
 
-def test_torch_export_of_one_frame_size(script, model, tmp_path):
+def test_torch_export_of_one_frame_size(model, tmp_path):
     model, folder = model
     graph = tmp_path / "model.pt2"
     size = [str(side) for side in SIZE]
-    script.main(["--model", str(folder), "--format", "torch_export", "--output", str(graph), "--size", *size])
+    cvls.main(["export", "--model", str(folder), "--format", "torch_export", "--output", str(graph), "--size", *size])
     command = "import sys, torch; torch.export.load(sys.argv[1]); assert 'modeling_cvls' not in sys.modules"
     subprocess.run([sys.executable, "-c", command, graph], check=True, cwd=tmp_path)
     module = torch.export.load(graph).module()
@@ -113,8 +105,10 @@ def test_torch_export_of_one_frame_size(script, model, tmp_path):
     ("output", "model_name", "message"),
     [("model.pt2", None, "ends in .onnx"), ("model.onnx", "no/such/folder", "no/such/folder")],
 )
-def test_bad_input_is_named(script, model, tmp_path, capsys, output, model_name, message):
+def test_bad_input_is_named(model, tmp_path, capsys, output, model_name, message):
     with pytest.raises(SystemExit) as stopped:
-        script.main(["--model", model_name or str(model[1]), "--format", "onnx", "--output", str(tmp_path / output)])
+        cvls.main(
+            ["export", "--model", model_name or str(model[1]), "--format", "onnx", "--output", str(tmp_path / output)]
+        )
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err

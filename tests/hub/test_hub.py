@@ -77,12 +77,12 @@ sys.meta_path.insert(0, Absent())
 """
 
 PUSH = """
-sys.path[:0] = [str(Path(sys.argv[2]) / part) for part in ("", "tests", "scripts")]
+sys.path[:0] = [str(Path(sys.argv[2]) / part) for part in ("", "tests")]
 from factories import ROOT, tiny_config, tiny_tokenizer
 from huggingface_hub import HfApi
 from transformers import AutoProcessor, TrainingArguments, pipeline
 
-import push_to_hub
+import cvls
 from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor
 from modeling_cvls.data import ClipCollator, ClipSampler
 from modeling_cvls.model_card import make_card
@@ -105,7 +105,7 @@ for seed, name in enumerate(("first", "second", "third")):
     )
 
 def push(name, repository, *flags):
-    push_to_hub.main(["--model", str(checkpoints[name]), "--repo-id", repository, *flags])
+    cvls.main(["push", "--model", str(checkpoints[name]), "--repo-id", repository, *flags])
 
 saved = [torch.load(work / f"{name}.pt") for name in checkpoints]
 assert min((saved[0] - saved[1]).abs().max(), (saved[1] - saved[2]).abs().max()) > 0.1

@@ -1,0 +1,42 @@
+"""`cvls export`: a trained model as one ONNX or torch.export graph that runs without this package."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from ..extras import require
+
+DESCRIPTION = """Exports a trained model as one graph that runs without this package. It takes pixel_values_videos,
+input_ids and attention_mask and returns mask_logits, presence_logits and, where the contrast is on, similarity. All
+clips of one call have the same size and length."""
+
+
+def main(arguments: list[str] | None = None, prog: str = "cvls export") -> None:
+    parser = ArgumentParser(prog=prog, description=DESCRIPTION)
+    parser.add_argument("--model", required=True, help="folder or Hub name of a checkpoint")
+    parser.add_argument("--format", required=True, choices=["onnx", "torch_export"], help="kind of the graph")
+    parser.add_argument("--output", required=True, type=Path, help="the file to write: .onnx, or .pt2 for torch_export")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="size of all frames, in pixels, for backbones that cannot be exported with a size that changes",
+    )
+    args = parser.parse_args(arguments)
+    if args.format == "onnx":
+        require("export", "onnx", "onnxscript")
+    # after the arguments were read, so that help comes at once
+    import torch
+
+    from ..export import SUFFIXES, export_model, save_exported
+    from ..modeling_cvls import CVLSModel
+
+    suffix = SUFFIXES[args.format]
+    if args.output.suffix != suffix:
+        parser.error(f"--output {args.output}: the name of a file of format {args.format} ends in {suffix}")
+    model = CVLSModel.from_pretrained(args.model, dtype=torch.float32).eval()
+    exported, difference = export_model(model, args.format, args.size and tuple(args.size))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    save_exported(exported, args.format, args.output)
+    print(f"{args.output} written; on random inputs of another shape it differs from the model by {difference:.1e}")
