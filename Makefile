@@ -11,12 +11,23 @@ export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint docs clean
 
-$(VENV)/.ready: pyproject.toml
-	@echo "==> setting up $(VENV) (a minute or two)"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+# Every version is pinned, so that pip has nothing to search for. Only PyTorch is installed with its dependencies: which
+# ones it needs beside it differs between its builds for CPUs and for GPUs.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "==> setting up $(VENV): a minute or two, most of it the download of PyTorch"
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --constraint constraints.txt torch setuptools
+	@$(INSTALL) --no-deps --requirement constraints.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready constraints-dev.txt
+	@echo "==> adding what tests and documentation need: about a minute"
+	@$(INSTALL) --no-deps --requirement constraints-dev.txt
 	@touch $@
 
 demo: $(VENV)/.ready
@@ -39,14 +50,20 @@ demo: $(VENV)/.ready
 	@ls -1d $(DEMO)/checkpoint $(DEMO)/metrics.json $(DEMO)/training_curves.png $(DEMO)/overlay.mp4 \
 		$(DEMO)/contact_sheet.png
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-lint: $(VENV)/.ready
+test-fast: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.ready-dev
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs site build dist

@@ -15,6 +15,8 @@ from .pipeline_cvls import CVLSPipeline
 from .processing_cvls import CVLSProcessor
 from .video_processing_cvls import CVLSVideoProcessor
 
+__version__ = "0.2.0"
+
 AutoConfig.register("cvls", CVLSConfig)
 AutoModel.register(CVLSConfig, CVLSModel)
 AutoVideoProcessor.register(CVLSConfig, CVLSVideoProcessor)

@@ -139,9 +139,9 @@ def test_cut_outs_and_backgrounds_are_those_of_the_source(davis):
 
 
 NEAREST = {"red": 0, "yellow": 50, "green": 126, "blue": 225, "purple": 285}  # degrees of hue
-SIZES = {"small": "small", "smaller": "small", "smallest": "small"} | {
-    word: "large" for word in ("large", "larger", "largest", "big", "bigger")
-}
+SIZES = {"small": "small", "smaller": "small", "smallest": "small"} | dict.fromkeys(
+    ("large", "larger", "largest", "big", "bigger"), "large"
+)
 
 
 def parse(text: str, nouns: set[str]) -> dict[str, str]:
