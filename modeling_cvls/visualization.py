@@ -6,14 +6,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-matplotlib.use("Agg")  # no display is needed, nor there on a server
-
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from PIL import Image, ImageDraw, ImageFont  # noqa: E402
-from scipy.ndimage import binary_erosion  # noqa: E402
+from .extras import require
 
 # Okabe and Ito's colors, told apart by color-blind readers too; black left out, as it cannot be seen on dark frames.
 COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
@@ -45,7 +41,11 @@ def _enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _outline(mask: np.ndarray, thickness: int) -> np.ndarray:
-    return mask & ~binary_erosion(mask, iterations=thickness, border_value=0)
+    """What lies inside within `thickness` pixels (city-block) of what lies outside, or of the picture's edge."""
+    inner = np.pad(mask, 1)
+    for _ in range(thickness):
+        inner[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+    return mask & ~inner[1:-1, 1:-1]
 
 
 def _paint(frame: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], opacity: float, thickness: int) -> None:
@@ -65,7 +65,7 @@ def overlay(
     opacity: float = 0.45,
     min_width: int = 480,
 ) -> np.ndarray:
-    """Draws the masks over the frames, a color each, and a legend below.
+    """Draws the masks over the frames, one color per sentence, and a legend below.
 
     Args:
         frames: uint8 (T, H, W, 3), RGB.
@@ -133,7 +133,7 @@ class VideoWriter:
 
     Args:
         path: the file to write; its folder is made.
-        fps: frames a second.
+        fps: frames per second.
 
     Raises:
         ValueError: a frame has odd or differing sides.
@@ -180,7 +180,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> N
     Args:
         path: the file to write; its folder is made.
         frames: uint8 (H, W, 3) frames, RGB, H and W even: an array (T, H, W, 3) or any iterable, taken one by one.
-        fps: frames a second.
+        fps: frames per second.
 
     Raises:
         ValueError: there is no frame, or a frame has odd or differing sides.
@@ -216,7 +216,7 @@ def contact_sheet(
     max_columns: int = 6,
     tile_width: int = 200,
 ) -> None:
-    """Writes one picture of a clip: a row a sentence, a column a frame, the sentence's mask laid over each frame.
+    """Writes one picture of a clip: one row per sentence, one column per frame, the mask laid over each frame.
 
     Args:
         path: the png to write; its folder is made.
@@ -285,9 +285,10 @@ def training_curves(log_history: list[dict[str, float]], path: str | Path) -> No
         path: the png to write; its folder is made.
 
     Raises:
+        ImportError: matplotlib is missing.
         ValueError: nothing was logged.
     """
-    panels: dict[str, dict[str, list[tuple[int, float]]]] = {"loss": {}, "evaluation": {}, "mean IoU a kind": {}}
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {"loss": {}, "evaluation": {}, "mean IoU per kind": {}}
     for entry in log_history:
         for key, value in entry.items():
             if not isinstance(value, int | float):
@@ -300,11 +301,15 @@ def training_curves(log_history: list[dict[str, float]], path: str | Path) -> No
             elif "/" not in name:
                 panels["evaluation"].setdefault(name, []).append((entry["step"], value))
             elif name.endswith("/mean_iou"):
-                panels["mean IoU a kind"].setdefault(name.split("/")[0], []).append((entry["step"], value))
+                panels["mean IoU per kind"].setdefault(name.split("/")[0], []).append((entry["step"], value))
     panels = {title: lines for title, lines in panels.items() if lines}
     if not panels:
         raise ValueError("the training log holds neither a loss nor an evaluation: nothing to plot")
-    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4.5), layout="constrained", squeeze=False)
+    require("train", "matplotlib")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
         for name, points in lines.items():
             axis.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None, label=name)
@@ -315,4 +320,3 @@ def training_curves(log_history: list[dict[str, float]], path: str | Path) -> No
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    plt.close(figure)

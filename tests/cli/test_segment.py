@@ -1,6 +1,5 @@
-"""scripts/segment.py: what it writes is what the pipeline gives; folders, resuming, processes."""
+"""`cvls segment` and scripts/segment.py: what they write is what the pipeline gives; folders, resuming, processes."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,19 +11,14 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
+from cvls import main
 from factories import ROOT, tiny_config, tiny_tokenizer
 from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor, FrameReader
+from modeling_cvls.segmentation import files
 from modeling_cvls.visualization import write_video
 
 SENTENCES = ["the red circle", "the small Blue square!"]
 NAMES = ["1_the_red_circle", "2_the_small_blue_square"]
-
-
-def load_script():
-    specification = importlib.util.spec_from_file_location("segment", ROOT / "scripts/segment.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def moving_squares(num_frames, seed=0, height=50, width=64):
@@ -52,19 +46,17 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def segment(checkpoint, capsys):
-    """Runs the script in this process: exit code (0: none), what it printed, what it said of errors."""
-    script = load_script()
+    """Runs the command in this process: exit code (0: none), what it printed, what it said of errors."""
 
     def run(video, output, *options, sentences=SENTENCES):
         arguments = [video, *sentences, "--model", checkpoint, "--output", output, "--presence-threshold", 0, *options]
         try:
-            script.main(list(map(str, arguments)))
+            main(["segment", *map(str, arguments)])
             code = 0
         except SystemExit as exit_:
             code = exit_.code
         return (code, *capsys.readouterr())
 
-    run.script = script
     return run
 
 
@@ -162,7 +154,7 @@ def test_a_folder_of_videos_is_resumed(segment, tmp_path):
 
 def test_what_is_interrupted_leaves_nothing(segment, tmp_path, monkeypatch):
     write_video(tmp_path / "in.mp4", moving_squares(9), 10)
-    overlay, drawn = segment.script.overlay, []
+    overlay, drawn = files.overlay, []
 
     def interrupted(*arguments):
         if len(drawn) == 6:
@@ -170,9 +162,9 @@ def test_what_is_interrupted_leaves_nothing(segment, tmp_path, monkeypatch):
         drawn.append(1)
         return overlay(*arguments)
 
-    monkeypatch.setattr(segment.script, "overlay", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        segment(tmp_path / "in.mp4", tmp_path / "out.mp4", "--cutouts")
+    monkeypatch.setattr(files, "overlay", interrupted)
+    code, _, error = segment(tmp_path / "in.mp4", tmp_path / "out.mp4", "--cutouts")
+    assert code == 130 and error.endswith("cvls segment: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 

@@ -1,9 +1,10 @@
 import av
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
+from scipy import ndimage
 
-from modeling_cvls import visualization
 from modeling_cvls.visualization import (
     COLORS,
     RIGHT,
@@ -120,7 +121,10 @@ def test_contact_sheet_marks_right_and_wrong_rows(tmp_path):
 
 def test_training_curves(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(visualization.plt, "close", figures.append)
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **options: figures.append(self) or save(self, *args, **options)
+    )
     history = [{"step": step, "epoch": step / 10, "loss": 5 / step, "loss_bce": 1 / step} for step in range(1, 40)]
     for step in (10, 30):
         metrics = {"eval_mean_iou": step / 80, "eval_num_pairs": 90, "eval_runtime": 3.0, "eval_steps_per_second": 2.0}
@@ -134,8 +138,19 @@ def test_training_curves(tmp_path, monkeypatch):
     assert {title: set(lines) for title, lines in drawn.items()} == {
         "loss": {"loss", "loss_bce"},
         "evaluation": {"mean_iou"},
-        "mean IoU a kind": {"spatial"},
+        "mean IoU per kind": {"spatial"},
     }
     assert drawn["evaluation"]["mean_iou"] == [[10, 0.125], [30, 0.375]] and len(drawn["loss"]["loss"]) == 39
     with pytest.raises(ValueError, match="nothing to plot"):
         training_curves([{"step": 1, "epoch": 0.1}], tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize(("height", "thickness"), [(60, 1), (720, 3)])
+def test_outlines_are_what_an_erosion_takes_away(height, thickness):
+    mask = np.random.default_rng(0).random((height, height + 20)) > 10 / height**2
+    mask = ndimage.binary_erosion(mask, iterations=5, border_value=1)
+    mask[height // 2 :, 10:30] = False
+    expected = mask & ~ndimage.binary_erosion(mask, iterations=thickness, border_value=0)
+    assert mask[0].any() and 0.001 < expected.mean() < 0.5
+    drawn = overlay(np.zeros((1, *mask.shape, 3), np.uint8), mask[None, None], ["x"], opacity=0, min_width=1)
+    np.testing.assert_array_equal((drawn[0, :height] == COLORS[0]).all(-1), expected)

@@ -1,0 +1,102 @@
+"""Segments what sentences refer to in videos and writes them with the masks and a legend drawn in.
+
+cvls segment VIDEO "the dog on the left" "the cat" --model CHECKPOINT --output out.mp4
+cvls segment FOLDER "the dog" --model CHECKPOINT --output FOLDER_OF_RESULTS
+
+VIDEO is a file, a URL or a folder of frames. FOLDER holds videos, or one folder of frames per video. The videos are
+shared out among the processes. Videos whose results are there already are left out, so that the same command goes on
+where it was stopped.
+"""
+
+import sys
+from argparse import Namespace, RawDescriptionHelpFormatter
+from dataclasses import fields
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from transformers import pipeline
+
+from ..launch import check_checkpoint, process_state
+from ..segmentation import Settings, check_settings, segment_folder, segment_video, videos_in
+from ..segmentation.files import FOLDER_FPS
+
+
+def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None:
+    """Runs the command.
+
+    Raises:
+        OSError, ValueError: an argument or a file is at fault.
+        SystemExit: with status 2 where some videos of a folder could not be segmented.
+    """
+    args = make_parser(prog).parse_args(arguments)
+    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    folder = Path(args.video)
+    videos = videos_in(folder) if folder.is_dir() else []
+    if not videos and args.output.suffix.lower() != ".mp4":
+        raise ValueError(f"--output {args.output}: an mp4 is written, so the name must end in .mp4")
+    if videos and args.output.is_file():
+        raise ValueError(f"--output {args.output} is a file; a folder of videos takes a folder")
+    if args.output.exists() and folder.exists() and args.output.samefile(folder):
+        raise ValueError(f"--output {args.output} is the video itself: give another name")
+    check_checkpoint(args.model, "--model")
+    if videos:
+        _segment_folder(videos, args, settings, prog)
+        return
+    segmenter = pipeline("video-language-segmentation", model=args.model, device=args.device)
+    summary = segment_video(segmenter, args.video, args.output, settings, args.batch_size, progress=True)
+    for score, share, sentence in zip(summary.scores, summary.shares, settings.sentences, strict=True):
+        print(f"{score:.3f}  mask in {share:4.0%} of the frames  {sentence}")
+    print(f"{summary.frames} frames written to {args.output}")
+
+
+def _segment_folder(videos: list[Path], args: Namespace, settings: Settings, prog: str) -> None:
+    state = process_state()
+    args.output.mkdir(parents=True, exist_ok=True)
+    with state.main_process_first():
+        check_settings(args.output, settings)
+    segmenter = pipeline("video-language-segmentation", model=args.model, device=args.device or state.device)
+    errors = segment_folder(segmenter, videos, args.output, settings, state, args.batch_size)
+    if state.is_main_process:
+        print(f"{len(videos) - len(errors)} of {len(videos)} videos are in {args.output}")
+        for error in errors:
+            print(f"{prog}: error: {error}", file=sys.stderr)
+    if errors:
+        sys.exit(2)
+
+
+def make_parser(prog: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("video", help="a video file, a URL, a folder of frames, or a folder of videos")
+    parser.add_argument("sentences", nargs="+", metavar="sentence", help="what to segment; each sentence in quotes")
+    parser.add_argument("--model", required=True, help="folder (or Hub name) of a trained model")
+    parser.add_argument(
+        "--output", required=True, type=Path, help="the mp4 file to write; for a folder of videos, a folder"
+    )
+    parser.add_argument(
+        "--cutouts", action="store_true", help="also write OUTPUT_cutouts/SENTENCE/FRAME.png, transparent elsewhere"
+    )
+    parser.add_argument("--masks", action="store_true", help="also write OUTPUT_masks/SENTENCE.mp4, white on black")
+    parser.add_argument("--start", type=float, help="seconds from which on frames are taken; default: the beginning")
+    parser.add_argument("--end", type=float, help="seconds before which frames are taken; default: the end")
+    parser.add_argument("--fps", type=float, help="take this many frames per second; default: all")
+    parser.add_argument(
+        "--video-fps",
+        type=float,
+        help=f"frames per second of the video; default: what the file says, {FOLDER_FPS} for a folder of frames",
+    )
+    parser.add_argument("--window", type=int, help="frames of a window; default: the model's num_frames")
+    parser.add_argument("--overlap", type=int, help="frames that windows share; default: a quarter of the window")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="windows that go through the model together; default: 1"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="probability above which a pixel is in the mask; default: 0.5"
+    )
+    parser.add_argument(
+        "--presence-threshold",
+        type=float,
+        default=0.5,
+        help="presence probability below which masks are empty; default: 0.5",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: an accelerator where there is one")
+    return parser

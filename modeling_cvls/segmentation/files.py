@@ -1,0 +1,151 @@
+"""One video to an overlay, cut-outs and videos of its masks."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..frame_reader_cvls import FrameReader
+from ..pipeline_cvls import CVLSPipeline
+from ..visualization import VideoWriter, cutout, mask_picture, overlay
+
+#: Frames per second of a folder of frames, where nothing else is said.
+FOLDER_FPS = 24
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the results of a video depend on; one field for each option of `cvls segment`."""
+
+    model: str
+    sentences: list[str]
+    cutouts: bool = False
+    masks: bool = False
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
+    video_fps: float | None = None
+    window: int | None = None
+    overlap: int | None = None
+    threshold: float = 0.5
+    presence_threshold: float = 0.5
+
+    @property
+    def names(self) -> list[str]:
+        """For each sentence a name for files: its number, from 1 on, and its words."""
+        words = [re.sub(r"[^a-z0-9]+", "_", sentence.lower()).strip("_")[:60] for sentence in self.sentences]
+        return [f"{number}_{name}".rstrip("_") for number, name in enumerate(words, start=1)]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was found in a video.
+
+    Attributes:
+        frames: the number of frames.
+        scores: the largest presence probability of each sentence.
+        shares: the share of the frames in which each sentence has a mask.
+    """
+
+    frames: int
+    scores: list[float]
+    shares: list[float]
+
+
+def outputs_of(output: Path, settings: Settings) -> list[Path]:
+    """What is written for a video whose overlay is `output`. The overlay comes last: where it is, all is there."""
+    cutouts, masks = _folders_of(output)
+    return [*([cutouts] if settings.cutouts else []), *([masks] if settings.masks else []), output]
+
+
+def segment_video(
+    segmenter: CVLSPipeline,
+    source: str | Path,
+    output: Path,
+    settings: Settings,
+    batch_size: int = 1,
+    progress: bool = False,
+) -> Summary:
+    """Segments a video and writes what `outputs_of` lists. Nothing is left of a video that could not be finished.
+
+    Args:
+        segmenter: the pipeline of the model.
+        source: a video file, a URL or a folder of frames.
+        output: the mp4 file of the overlay.
+        batch_size: this many windows go through the model together.
+        progress: show a bar.
+
+    Raises:
+        OSError, ValueError: as the pipeline's `stream`.
+    """
+    fps = settings.video_fps or (FOLDER_FPS if Path(source).is_dir() else None)
+    reader = FrameReader(str(source), fps)
+    results = segmenter.stream(
+        reader,
+        settings.sentences,
+        batch_size,
+        start=settings.start,
+        end=settings.end,
+        fps=settings.fps,
+        window=settings.window,
+        overlap=settings.overlap,
+        threshold=settings.threshold,
+        presence_threshold=settings.presence_threshold,
+        return_frames=True,
+        progress=progress,
+    )
+    count, scores, shares = 0, np.zeros(len(settings.sentences)), np.zeros(len(settings.sentences))
+    fps = reader.fps if settings.fps is None else min(settings.fps, reader.fps)
+    with _writer(output, settings, fps) as write:
+        for result in results:
+            write(result)
+            count += 1
+            scores = np.maximum(scores, result["scores"])
+            shares += result["masks"].any((1, 2))
+    return Summary(count, scores.tolist(), (shares / count).tolist())
+
+
+def _folders_of(output: Path) -> tuple[Path, Path]:
+    """Where the cut-outs and the mask videos go for a video whose overlay is `output`."""
+    return output.with_name(f"{output.stem}_cutouts"), output.with_name(f"{output.stem}_masks")
+
+
+@contextmanager
+def _writer(output: Path, settings: Settings, fps: float) -> Iterator[Any]:
+    """A function that writes the result of a frame. All is written under another name, and gets its own at the end."""
+    partial = output.with_name(f".{output.stem}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    cutouts, mask_videos = _folders_of(partial / output.name)
+    try:
+        with ExitStack() as stack:
+            drawn = stack.enter_context(VideoWriter(partial / output.name, fps))
+            videos = []
+            for name in settings.names:
+                if settings.cutouts:
+                    (cutouts / name).mkdir(parents=True)
+                if settings.masks:
+                    videos.append(stack.enter_context(VideoWriter(mask_videos / f"{name}.mp4", fps)))
+
+            def write(result: dict[str, Any]) -> None:
+                frame, masks = result["frame"], result["masks"]
+                drawn.write(overlay(frame[None], masks[:, None], settings.sentences, result["scores"])[0])
+                if settings.cutouts:
+                    for name, mask in zip(settings.names, masks, strict=True):
+                        cutout(frame, mask).save(cutouts / name / f"{result['frame_index']:05d}.png")
+                for video, mask in zip(videos, masks, strict=False):  # no videos unless asked for
+                    video.write(mask_picture(mask))
+
+            yield write
+        for path in outputs_of(output, settings):
+            if path.is_dir():
+                shutil.rmtree(path)
+            (partial / path.name).replace(path)
+    finally:
+        shutil.rmtree(partial)
