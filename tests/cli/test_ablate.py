@@ -15,13 +15,13 @@ from datasets import Dataset
 from PIL import Image
 from transformers import TrainingArguments, set_seed
 
+from ablate import Ablation, tables
 from factories import ROOT, tiny_config, tiny_sections, tiny_tokenizer
 from modeling_cvls import CVLSConfig, CVLSModel, CVLSProcessor, CVLSVideoProcessor
 from modeling_cvls.data import FEATURES, ClipCollator, ClipSampler
 from modeling_cvls.training import CVLSTrainer
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from ablate import Ablation, tables  # noqa: E402
 from train import read_arguments  # noqa: E402
 
 
@@ -143,7 +143,7 @@ def test_ablation_runs_resumes_and_reports(tmp_path):
 
     def ablate():
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(ROOT / "scripts" / "ablate.py"), str(path)]
+        command = [sys.executable, str(ROOT / "benchmarks" / "ablate.py"), str(path)]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
     done = ablate()

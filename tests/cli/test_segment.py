@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_video(checkpoint):
     """The script that measures it, with small numbers."""
     options = ["--model", checkpoint, "--frames", 40, 400, "--size", 64, 64]
     result = subprocess.run(
-        [sys.executable, "scripts/benchmark_streaming.py", *map(str, options)],
+        [sys.executable, "benchmarks/streaming.py", *map(str, options)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,

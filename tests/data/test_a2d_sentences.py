@@ -399,7 +399,7 @@ def test_real_annotations():
 @pytest.mark.skipif(not REAL_ANNOTATIONS.exists(), reason=f"{REAL_ANNOTATIONS} is not there")
 def test_a_tree_around_the_real_annotations(tmp_path):
     """All of it, with tiny videos, by the script that also measures it."""
-    benchmark = load_script("benchmark_conversion", "scripts")
+    benchmark = load_script("conversion", "benchmarks")
     rows = benchmark.read_rows(REAL_ANNOTATIONS)
     assert len(rows) == 6655
     videos = benchmark.write_source(tmp_path / "raw", rows)

@@ -1,4 +1,4 @@
-"""What scripts/diagnose.py reports, against gradients and means taken by hand."""
+"""What benchmarks/diagnosis.py reports, against gradients and means taken by hand."""
 
 import math
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from diagnosis import PUSHED, diagnose, gradients, margins, slopes
 from factories import random_batch
-from modeling_cvls.diagnosis import PUSHED, diagnose, gradients, margins, slopes
 from modeling_cvls.loss_cvls import contrastive_loss
 
 

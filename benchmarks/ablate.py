@@ -1,4 +1,4 @@
-"""Trains and tests the variants of an ablation, each over several seeds: `python scripts/ablate.py CONFIG.yaml`.
+"""Trains and tests the variants of an ablation, each over several seeds: `python benchmarks/ablate.py CONFIG.yaml`.
 
 All runs of a seed see the same clips in the same order and start from the same weights; they differ in the flags of
 their variant and in nothing else. A run that is done is not done again, and one that was stopped goes on from its last
@@ -6,7 +6,6 @@ checkpoint: the same command resumes. Writes to the config's `output`: a folder 
 metrics; `results.json` with the raw numbers, each run's commit and machine; `results.md`, the tables; `results.png`.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -23,12 +22,13 @@ from pathlib import Path
 
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from modeling_cvls.synthetic import KINDS
 from modeling_cvls.visualization import plt  # its matplotlib needs no display
 
-SCRIPTS = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 #: name in a table -> where it stands in what eval.py writes
 METRICS = {
     "mean IoU": "mean_iou",
@@ -249,7 +249,7 @@ def machine() -> dict[str, str | int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("config", help="configs/ablation_small.yaml or configs/ablation_full.yaml")
     parser.add_argument("--report-only", action="store_true", help="tables and plot of the runs that are done")
     arguments = parser.parse_args()
@@ -289,7 +289,7 @@ def main() -> None:
     commits = ", ".join(dict.fromkeys(r["machine"]["commit"][:7] + r["machine"]["commit"][40:] for r in runs))
     seconds = statistics.median(r["training_seconds"] for r in runs)
     heading = (
-        f"`python scripts/ablate.py {arguments.config}`: {len(runs)} runs, {seconds:.0f} s a training (median; "
+        f"`python benchmarks/ablate.py {arguments.config}`: {len(runs)} runs, {seconds:.0f} s a training (median; "
         f"{ablation.jobs} at a time, {ablation.threads} threads each) on {about['cores']} {about['processor']} cores, "
         f"accelerator: {about['accelerator']}, torch {about['torch']}, commit {commits}. Means ± standard deviations "
         "over the seeds, in points."

@@ -1,12 +1,11 @@
 """Peak memory of segmenting videos of growing length with `pipeline.stream`: it must not grow with the video.
 
-    python scripts/benchmark_streaming.py --model outputs/demo/checkpoint
+    python benchmarks/streaming.py --model outputs/demo/checkpoint
 
 Writes a video of each length and segments it frame by frame in a process of its own, whose peak memory (that of the
 whole process, weights and libraries included) is printed with its ratio to that of the shortest video.
 """
 
-import argparse
 import multiprocessing
 import resource
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jsonargparse import ArgumentParser
 from transformers import pipeline
 
 import modeling_cvls  # noqa: F401  registers the model, the processor and the pipeline
@@ -51,13 +51,13 @@ def measure(model: str, video: str, mask_format: str, batch_size: int) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub name of a checkpoint")
     parser.add_argument("--frames", type=int, nargs="+", default=[100, 1000, 10_000], help="lengths of the videos")
     parser.add_argument("--size", type=int, nargs=2, default=[120, 160], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--mask-format", choices=["array", "rle"], default="rle")
-    parser.add_argument("--batch-size", type=int, default=1, help="windows at once; default 1")
-    parser.add_argument("--limit", type=float, default=1.05, help="fail where a peak is above this ratio; default 1.05")
+    parser.add_argument("--batch-size", type=int, default=1, help="windows at once")
+    parser.add_argument("--limit", type=float, default=1.05, help="fail where a peak is above this ratio")
     args = parser.parse_args()
 
     print(f"{'frames':>8}  {'frames/s':>8}  {'peak MiB':>8}  {'ratio':>6}")
@@ -75,7 +75,7 @@ def main() -> None:
                 f"{number:8}  {found['speed']:8.1f}  {found['peak']:8.0f}  {found['peak'] / peaks[0]:6.3f}", flush=True
             )
     if max(peaks) > args.limit * peaks[0]:
-        sys.exit(f"benchmark_streaming.py: the peak grew by more than {args.limit - 1:.0%}")
+        sys.exit(f"streaming.py: the peak grew by more than {args.limit - 1:.0%}")
 
 
 if __name__ == "__main__":

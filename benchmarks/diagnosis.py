@@ -1,15 +1,32 @@
-"""Why the contrast helps, or does not: what it asks of the network, and what the network tells apart."""
+"""Why the contrast helps, or does not: what it asks of the network, and what the network tells apart.
+
+    python benchmarks/diagnosis.py --model CHECKPOINT [CHECKPOINT ...] --dataset DATASET --split test
+
+Prints one column for each checkpoint: the losses; the length of each loss's gradient on the parts that all losses
+share, as a share of the mask losses' gradient, and its cosine with it (1: it asks for the same); by how much and how
+often the referent is ahead of its nearest look-alike, and how many of the look-alikes the contrast still pushes away;
+how far sentences that share a word keep the same channels. A second table lists the words that are understood worst:
+how often the referent is ahead in the sentences that contain them. Given the checkpoints of one training, the tables
+show how all of this changes.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from datasets import Dataset, load_dataset
+from jsonargparse import ArgumentParser
 from scipy.special import expit
+from tqdm import tqdm
+from transformers import AutoProcessor
 
-from .explanation import channel_overlap, content_words, similarity_in_instances
-from .modeling_cvls import CVLSModel
+from modeling_cvls import CVLSModel
+from modeling_cvls.data import ClipCollator, ClipSampler, check_dataset
+from modeling_cvls.explanation import channel_overlap, content_words, similarity_in_instances
+from modeling_cvls.launch import check_checkpoint
 
 #: Parts of the network that all losses share.
 SHARED = ("vision", "language", "fusion")
@@ -91,7 +108,7 @@ def slopes(instance_similarity: torch.Tensor, referents: torch.Tensor, temperatu
 def diagnose(
     model: CVLSModel, batches: Iterable[tuple[dict[str, torch.Tensor], Sequence[Sequence[str]]]]
 ) -> tuple[dict[str, float], dict[str, tuple[float, int]]]:
-    """The numbers of scripts/diagnose.py, means over batches.
+    """The numbers of both tables, means over batches.
 
     Args:
         model: in evaluation mode, in which it stays what it is.
@@ -112,14 +129,8 @@ def diagnose(
     for batch, sentences in batches:
         batch = {name: value.to(model.device) for name, value in batch.items()}
         output = model(**batch)
-        asked = gradients(model, output.losses)
-        of_masks = asked.pop("masks")
-        for name, parts in asked.items():
-            for part, gradient in parts.items():
-                if gradient.any():
-                    masks, where = of_masks[part], f"gradient of {name} on {part}"
-                    values[where].append((gradient.norm() / masks.norm()).item())
-                    values[f"{where}, cosine with the masks'"].append(F.cosine_similarity(gradient, masks, 0).item())
+        for name, value in compared_gradients(model, output.losses).items():
+            values[name].append(value)
         for name, value in output.losses.items():
             values[f"loss {name}"].append(value.item())
         of_logits = margins(output.mask_logits, batch)
@@ -137,13 +148,34 @@ def diagnose(
             pushed.append(slopes(output.instance_similarity, batch["referents"], model.config.temperature))
     means = {name: float(np.mean(each)) for name, each in values.items()}
     for name, each in ahead.items():
-        together = _known(each)
+        together = finite(each)
         means[f"{name} margin"] = float(together.mean())
         means[f"{name} right"] = float((together > 0).mean())
     if pushed:
         nearest = [np.fmax.reduce(each, axis=-1) for each in pushed]
-        means["nearest look-alike pushed"] = float((_known(nearest) > PUSHED).mean())
-        means["unreferred objects pushed"] = float((_known(pushed) > PUSHED).mean())
+        means["nearest look-alike pushed"] = float((finite(nearest) > PUSHED).mean())
+        means["unreferred objects pushed"] = float((finite(pushed) > PUSHED).mean())
+    means |= mean_overlap(overlaps)
+    return means, {word: (float((finite(each) > 0).mean()), len(each)) for word, each in of_word.items()}
+
+
+def compared_gradients(model: CVLSModel, losses: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The length of each loss's gradient as a share of that of the masks' losses, and its cosine with it."""
+    found = {}
+    asked = gradients(model, losses)
+    of_masks = asked.pop("masks")
+    for name, parts in asked.items():
+        for part, gradient in parts.items():
+            if gradient.any():
+                masks, where = of_masks[part], f"gradient of {name} on {part}"
+                found[where] = (gradient.norm() / masks.norm()).item()
+                found[f"{where}, cosine with the masks'"] = F.cosine_similarity(gradient, masks, 0).item()
+    return found
+
+
+def mean_overlap(overlaps: list[dict]) -> dict[str, float]:
+    """Means of `channel_overlap` over the pairs of sentences of all clips."""
+    means = {}
     for name, title in (("sharing", "sentences that share a word"), ("other", "sentences that share none")):
         pairs = sum(each[f"num_{name}"] for each in overlaps)
         if pairs:
@@ -151,9 +183,64 @@ def diagnose(
             means[f"kept channels in common, {title}"] = shared / pairs
     if overlaps:
         means["kept channels in common, by chance"] = overlaps[0]["chance"]
-    return means, {word: (float((_known(each) > 0).mean()), len(each)) for word, each in of_word.items()}
+    return means
 
 
-def _known(margins: Sequence[np.ndarray]) -> np.ndarray:
+def finite(margins: Sequence[np.ndarray]) -> np.ndarray:
     together = np.concatenate([each.ravel() for each in margins])
     return together[~np.isnan(together)]
+
+
+def diagnose_checkpoint(
+    name: str, dataset: Dataset, batch_size: int
+) -> tuple[dict[str, float], dict[str, tuple[float, int]]]:
+    """What `diagnose` returns, for the checkpoint `name` on a data set."""
+    model, processor = CVLSModel.from_pretrained(name), AutoProcessor.from_pretrained(name)
+    model.to(torch.accelerator.current_accelerator() or "cpu")
+    collate = ClipCollator(processor, ClipSampler(model.config.num_frames, flip_probability=0.0))
+    starts = tqdm(range(0, len(dataset), batch_size), desc=Path(name).name, unit="batch")
+    parts = (list(dataset.select(range(s, min(s + batch_size, len(dataset))))) for s in starts)
+    batches = ((collate(rows), [[s["text"] for s in row["sentences"]] for row in rows]) for rows in parts)
+    return diagnose(model, batches)
+
+
+def print_table(names: list[str], columns: list[dict[str, float]], rows: Iterable[str]) -> None:
+    print("\n| | " + " | ".join(names) + " |\n| --- |" + " --- |" * len(columns))
+    for row in rows:
+        cells = [f"{column[row]:.3f}" if row in column and np.isfinite(column[row]) else "" for column in columns]
+        print(f"| {row} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, nargs="+", help="folders or Hub names of checkpoints")
+    parser.add_argument("--dataset", required=True, help="folder or Hub name that load_dataset loads")
+    parser.add_argument("--split", default="test", help="split of the data set")
+    parser.add_argument("--videos", type=int, help="number of videos, from the first; without it, the whole split")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips in a batch")
+    parser.add_argument("--words", type=int, default=10, help="number of words to list")
+    parser.add_argument("--sentences", type=int, default=20, help="list only words that so many sentences contain")
+    arguments = parser.parse_args()
+    for name in arguments.model:
+        try:
+            check_checkpoint(name, "--model")
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+    dataset = load_dataset(arguments.dataset, split=arguments.split)
+    check_dataset(dataset, arguments.dataset)
+    if arguments.videos:
+        dataset = dataset.select(range(min(arguments.videos, len(dataset))))
+
+    columns, understood = [], []
+    for name in arguments.model:
+        numbers, words = diagnose_checkpoint(name, dataset, arguments.batch_size)
+        columns.append(numbers)
+        understood.append({word: share for word, (share, number) in words.items() if number >= arguments.sentences})
+
+    print_table(arguments.model, columns, dict.fromkeys(name for column in columns for name in column))
+    worst = sorted(understood[0], key=lambda word: sum(column[word] for column in understood))[: arguments.words]
+    print_table([f"right, {name}" for name in arguments.model], understood, worst)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,12 @@
 """Converts a whole A2D Sentences made of tiny videos: counts, rows a second, memory that does not grow with the set.
 
-    python scripts/benchmark_conversion.py [--annotations A2D/text_annotations/a2d_annotation.txt]
+    python benchmarks/conversion.py [--annotations A2D/text_annotations/a2d_annotation.txt]
 
 Writes a source in the original layout around the sentences of a real annotation file (or around made-up ones), converts
 it by dataset_scripts/a2d_sentences.py, and compares what comes out with what went in. Then it measures the peak memory
 (the largest process) of converting a source with videos of a usual size, and of one that is ten times larger.
 """
 
-import argparse
 import csv
 import io
 import os
@@ -23,6 +22,7 @@ import av
 import h5py
 import numpy as np
 import pyarrow.parquet as pq
+from jsonargparse import ArgumentParser
 
 SCRIPT = Path(__file__).parent.parent / "dataset_scripts" / "a2d_sentences.py"
 # Of A2D: videos in videoset.csv, and those with sentences in its test subset and in all.
@@ -146,7 +146,7 @@ def check_counts(rows: Rows, videos: dict[str, int], counts: dict[str, tuple[int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--annotations", type=Path, help="a real a2d_annotation.txt (default: made-up sentences)")
     parser.add_argument("--videos", type=int, default=WITH_SENTENCES, help="so many videos, if they are made up")
     parser.add_argument("--memory-videos", type=int, default=150, metavar="N",
