@@ -55,12 +55,14 @@ def main(arguments: list[str] | None = None, prog: str = "cvls explain") -> None
     parser = build_parser(prog)
     args = parser.parse_args(arguments)
     check_arguments(parser, args)
-    require("train", "matplotlib", *(["datasets"] if args.dataset else []))
     # after the arguments were read, so that help comes at once
-    from ..explanation.clips import clip_of_dataset, clip_of_video
+    from ..explanation.clips import clip_of_video
     from ..explanation.picture import NamedSegmenter, Picture
 
     if args.dataset:
+        require("data", "datasets")
+        from ..explanation.rows import clip_of_dataset
+
         clip = clip_of_dataset(args.dataset, args.split, args.video_id, args.frame, args.num_sentences)
     else:
         clip = clip_of_video(args.video, args.sentences, args.frame)

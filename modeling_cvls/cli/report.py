@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None, prog: str = "cvls report") -> None:
     parser.add_argument("--dataset-name", help="name of the data set in the card; without it, that of its folder")
     parser.add_argument("--synthetic", action="store_true", help="say in the card that the data are synthetic")
     args = parser.parse_args(arguments)
-    require("train", "datasets", "matplotlib")
+    require("train", "datasets", "evaluate")
     from ..report import write_report  # after the arguments were read, so that help comes at once
 
     write_report(

@@ -1,6 +1,6 @@
 """What a segmenter saw: similarity maps, masks and kept channels of sentences about one window of a video.
 
-Pictures of it are drawn by `modeling_cvls.explanation.picture`, which needs matplotlib.
+`modeling_cvls.explanation.picture` draws pictures of it.
 """
 
 from .measures import channel_overlap, content_words, mask_iou, similarity_in_instances

@@ -166,7 +166,7 @@ class Picture:
         return f"{seen.segmenter.name}: {caption}"
 
     def _draw_lines(self, k: int, x: float, y: float) -> list[str]:
-        referents = self.clip.row["sentences"][k]["instances"]
+        referents = self.clip.referents(k)
         axes = self.sheet.axes(x + 0.18, y, TILE - 0.24, self.tile_height)
         plot_similarities(axes, self.first.window, self.values[k], referents, color_of(k))
         parts = [f"{m}{' (referent)' if m in referents else ''} {value:.2f}"

@@ -21,7 +21,7 @@ from modeling_cvls.explanation import (
     similarity_in_instances,
     window_around,
 )
-from modeling_cvls.explanation.clips import first_of_look_alikes
+from modeling_cvls.explanation.rows import first_of_look_alikes
 from modeling_cvls.visualization import write_video
 
 SENTENCES = [("the red circle", "appearance"), ("the circle moving left", "temporal"), ("the green square", "none")]
