@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def segment_video(
     )
     count, scores, shares = 0, np.zeros(len(settings.sentences)), np.zeros(len(settings.sentences))
     fps = reader.fps if settings.fps is None else min(settings.fps, reader.fps)
-    with _writer(output, settings, fps) as write:
+    with closing(results), _writer(output, settings, fps) as write:
         for result in results:
             write(result)
             count += 1

@@ -164,7 +164,7 @@ def test_what_is_interrupted_leaves_nothing(segment, tmp_path, monkeypatch):
 
     monkeypatch.setattr(files, "overlay", interrupted)
     code, _, error = segment(tmp_path / "in.mp4", tmp_path / "out.mp4", "--cutouts")
-    assert code == 130 and error.endswith("cvls segment: interrupted\n")
+    assert code == 130 and "cvls segment: interrupted\n" in error
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
