@@ -1,81 +1,11 @@
-"""Ref-DAVIS17, in the layout of Refer-YouTube-VOS -> a folder that `datasets.load_dataset` loads.
+"""Ref-DAVIS17 -> a folder that `datasets.load_dataset` loads: the same as `cvls convert ref_davis17`.
 
-    python dataset_scripts/ref_davis17.py --source RAW --output DATASET
-
-RAW holds
-
-    <split>/JPEGImages/<video>/<frame>.jpg
-    <split>/Annotations/<video>/<frame>.png            palette images, index = id of the object, 255 void; every frame
-    meta_expressions/<split>/meta_expressions.json     videos -> <video> -> expressions -> <n> -> {exp, obj_id}, frames
-
-as the public readers of the set write it from DAVIS 2017 and its text files. There, each object is described four
-times: by two annotators who saw the first frame and by the same two who saw the whole video, in the order first (1),
-full (1), first (2), full (2); the expressions of a video are numbered object by object. Results are those of each of
-the four, averaged. No field names the annotator: the n-th sentence of an object in a row's `sentences`, which keep the
-order of the json, is by annotator n. An object may have fewer sentences in other sources of this layout.
-
-Download and terms: https://davischallenge.org/ (videos, masks), https://www.mpi-inf.mpg.de/ (sentences: Video Object
-Segmentation with Language Referring Expressions)
+python dataset_scripts/ref_davis17.py --source RAW --output DATASET
 """
 
-from collections.abc import Sequence
-from functools import partial
+import sys
 
-from modeling_cvls.data.conversion import DatasetCard, Problems, conversion_parser, run_conversion
-from modeling_cvls.data.video_folders import (
-    PALETTE_META,
-    convert_folder,
-    present_splits,
-    read_palette_masks,
-    read_palette_videos,
-)
-
-# The synthetic sets in this layout also have test and heldout.
-SPLITS = ("train", "valid", "test", "heldout")
-
-CARD = DatasetCard(
-    title="Ref-DAVIS17",
-    description=(
-        "Videos of DAVIS 2017 with the masks of their objects in every frame, and four sentences on each object: two "
-        "annotators, each from the first frame and from the whole video. In a row's `sentences`, the n-th one of an "
-        "object is the n-th of these four. Converted from the layout of Refer-YouTube-VOS by "
-        "`dataset_scripts/ref_davis17.py`."
-    ),
-    license="other",
-    license_note=(
-        "Videos, masks and sentences remain under the terms of those who published them (a synthetic set in this "
-        "layout under those of its generator). Read the terms of DAVIS 2017 and of the referring expressions before "
-        "passing this conversion on."
-    ),
-    citation="""
-@inproceedings{khoreva2018video,
-  title     = {Video Object Segmentation with Language Referring Expressions},
-  author    = {Khoreva, Anna and Rohrbach, Anna and Schiele, Bernt},
-  booktitle = {Asian Conference on Computer Vision (ACCV)},
-  year      = {2018}
-}
-
-@article{ponttuset2017davis,
-  title   = {The 2017 {DAVIS} Challenge on Video Object Segmentation},
-  author  = {Pont-Tuset, Jordi and Perazzi, Federico and Caelles, Sergi and Arbel{\\'a}ez, Pablo and
-             Sorkine-Hornung, Alexander and Van Gool, Luc},
-  journal = {arXiv preprint arXiv:1704.00675},
-  year    = {2017}
-}
-""",
-)
-
-
-convert_video = partial(convert_folder, read_masks=read_palette_masks)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    args = conversion_parser(__doc__.splitlines()[0], SPLITS).parse_args(argv)
-    problems = Problems(skip=args.skip_invalid)
-    present = present_splits(args.source, SPLITS, PALETTE_META, args.split)
-    splits = {split: read_palette_videos(args.source, split, problems) for split in present}
-    run_conversion(args, splits, convert_video, CARD, problems)
-
+from cvls import main
 
 if __name__ == "__main__":
-    main()
+    main(["convert", "ref_davis17", *sys.argv[1:]])

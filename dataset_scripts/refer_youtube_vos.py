@@ -1,92 +1,11 @@
-"""Refer-YouTube-VOS, as downloaded -> a folder that `datasets.load_dataset` loads.
+"""Refer-YouTube-VOS -> a folder that `datasets.load_dataset` loads: the same as `cvls convert refer_youtube_vos`.
 
-    python dataset_scripts/refer_youtube_vos.py --source RAW --output DATASET
-
-RAW holds
-
-    <split>/JPEGImages/<video>/<frame>.jpg
-    <split>/Annotations/<video>/<frame>.png            palette images, index = id of the object; every fifth frame;
-                                                       not published for valid and test
-    meta_expressions/<split>/meta_expressions.json     videos -> <video> -> expressions -> <n> -> {exp, obj_id}, frames;
-                                                       no obj_id in valid and test
-
-The frames of a video are those that the json lists, so that what is segmented is what the competition server asks for:
-`Annotations/<video>/<n>/<frame>.png`. The valid split of the json also lists the videos of the test split; where the
-test split's json is there, they are left to it, as the server expects.
-
-Download and terms: https://youtube-vos.org/dataset/rvos/
+python dataset_scripts/refer_youtube_vos.py --source RAW --output DATASET
 """
 
-import json
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
+import sys
 
-from modeling_cvls.data.conversion import DatasetCard, Problems, conversion_parser, run_conversion
-from modeling_cvls.data.video_folders import (
-    PALETTE_META,
-    PaletteFolder,
-    convert_folder,
-    present_splits,
-    read_palette_masks,
-    read_palette_videos,
-)
-
-# The synthetic sets in this layout also have heldout.
-SPLITS = ("train", "valid", "test", "heldout")
-
-CARD = DatasetCard(
-    title="Refer-YouTube-VOS",
-    description=(
-        "Videos of YouTube-VOS with sentences that each refer to one object, and the masks of the objects in every "
-        "annotated frame. The splits valid and test are published without masks. Converted from the original layout "
-        "by `dataset_scripts/refer_youtube_vos.py`."
-    ),
-    license="other",
-    license_note=(
-        "Videos, masks and sentences remain under the terms of those who published them: YouTube-VOS states its own "
-        "for the annotations, and the videos belong to those who uploaded them (a synthetic set in this layout stands "
-        "under the terms of its generator). Read them before passing this conversion on."
-    ),
-    citation="""
-@inproceedings{seo2020urvos,
-  title     = {{URVOS}: Unified Referring Video Object Segmentation Network with a Large-Scale Benchmark},
-  author    = {Seo, Seonguk and Lee, Joon-Young and Han, Bohyung},
-  booktitle = {European Conference on Computer Vision (ECCV)},
-  year      = {2020}
-}
-
-@inproceedings{xu2018youtubevos,
-  title     = {{YouTube-VOS}: Sequence-to-Sequence Video Object Segmentation},
-  author    = {Xu, Ning and Yang, Linjie and Fan, Yuchen and Yang, Jianchao and Yue, Dingcheng and Liang, Yuchen and
-               Price, Brian and Cohen, Scott and Huang, Thomas},
-  booktitle = {European Conference on Computer Vision (ECCV)},
-  year      = {2018}
-}
-""",
-)
-
-
-def find_videos(source: Path, split: str, problems: Problems) -> list[PaletteFolder]:
-    """`read_palette_videos`, of the valid split without the videos that belong to the test split."""
-    test = source / PALETTE_META.format(split="test")
-    of_test: dict = {}
-    if split == "valid" and test.is_file():
-        with open(test, encoding="utf-8") as file:
-            of_test = json.load(file)["videos"]
-    return read_palette_videos(source, split, problems, without=of_test)
-
-
-convert_video = partial(convert_folder, read_masks=read_palette_masks)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    args = conversion_parser(__doc__.splitlines()[0], SPLITS).parse_args(argv)
-    problems = Problems(skip=args.skip_invalid)
-    present = present_splits(args.source, SPLITS, PALETTE_META, args.split)
-    splits = {split: find_videos(args.source, split, problems) for split in present}
-    run_conversion(args, splits, convert_video, CARD, problems)
-
+from cvls import main
 
 if __name__ == "__main__":
-    main()
+    main(["convert", "refer_youtube_vos", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Video sentences: the schema of a data set, reading frames and masks, sampling clips, collating and converting."""
+"""Video sentences: the schema of a data set, reading frames and masks, sampling clips, and collating."""
 
 from .clips import ClipSampler, flip_words, sample_clip
 from .collation import ClipCollator

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.conversion import DatasetCard, Problem, Problems, write_dataset
-from ..data.video_folders import (
+from ..conversion import Description, Problem, Problems, write_dataset
+from ..conversion.video_folders import (
     PALETTE_META,
     Expression,
     PaletteFolder,
@@ -78,7 +78,7 @@ _SIZE_WORDS = {"small": ("smaller", "small", "smallest"), "large": ("larger", "b
 # The limbs of what stays in place may well move.
 _MOTION_WORDS = _MOTION_PHRASES | {"still": ("staying in place", "that stays in place", "not moving to any side")}
 
-CARD = DatasetCard(
+CARD = Description(
     title="Composites",
     description=(
         "Objects of real clips, cut out along their masks and placed, scaled, mirrored, tinted and moved, on the "

@@ -3,7 +3,10 @@
 import csv
 import importlib.util
 import json
+import os
 import re
+import runpy
+import subprocess
 import sys
 from collections import Counter
 
@@ -15,8 +18,10 @@ from datasets import load_dataset
 from pycocotools import mask as coco_mask
 
 from factories import ROOT, SHARED
+from modeling_cvls.cli import convert as command
+from modeling_cvls.conversion import Problems
+from modeling_cvls.conversion import a2d_sentences as a2d
 from modeling_cvls.data import FEATURES, check_dataset, read_frames, read_masks
-from modeling_cvls.data.conversion import Problems
 
 REAL_ANNOTATIONS = SHARED / "real_data" / "annotations" / "a2d_annotation.txt"
 HEIGHT, WIDTH = 36, 52
@@ -28,9 +33,6 @@ def load_script(name, folder):
     sys.modules[name] = module  # worker processes find the functions of the script by its name
     spec.loader.exec_module(module)
     return module
-
-
-a2d = load_script("a2d_sentences", "dataset_scripts")
 
 
 def write_video(path, num_frames, height=HEIGHT, width=WIDTH, fps=8, container_options=None):
@@ -105,7 +107,7 @@ def tree(tmp_path):
 
 
 def convert(source, output, *arguments):
-    a2d.main(["--source", str(source), "--output", str(output), "--num-proc", "1", *arguments])
+    command.main(["a2d_sentences", "--source", str(source), "--output", str(output), "--num-proc", "1", *arguments])
     return load_dataset(str(output), cache_dir=str(output.parent / "cache"))
 
 
@@ -427,3 +429,34 @@ def test_one_missing_h5_stops_or_is_noted(tree, tmp_path):
     assert {row["video_id"]: row["annotated_frames"] for row in splits["train"]} == {"both": [1], "alone": [0, 5]}
     (entry,) = [json.loads(line) for line in (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()]
     assert re.search(message, f"{entry['where']}: {entry['why']}")
+
+
+@pytest.mark.slow
+def test_import_and_conversion_need_nothing_of_posix(tree, tmp_path):
+    """As on Windows: no fcntl, no fork; worker processes are spawned and find the conversion's functions."""
+    convert(tree, tmp_path / "here")
+    program = ROOT / "tests" / "data" / "programs" / "convert_without_posix.py"
+    result = subprocess.run(
+        [sys.executable, program, tree, tmp_path / "there"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    here, there = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "here", tmp_path / "there")
+    )
+    assert here == there
+
+
+@pytest.mark.parametrize("name", ["a2d_sentences", "jhmdb_sentences", "refer_youtube_vos", "ref_davis17", "mevis"])
+def test_scripts_are_short_and_call_the_command(name, monkeypatch):
+    path = ROOT / "dataset_scripts" / f"{name}.py"
+    assert len(path.read_text().splitlines()) <= 15
+    called = []
+    monkeypatch.setattr("cvls.main", called.append)
+    monkeypatch.setattr(sys, "argv", [str(path), "--source", "a"])
+    runpy.run_path(str(path), run_name="__main__")
+    assert called == [["convert", name, "--source", "a"]]

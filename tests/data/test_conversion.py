@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import av
@@ -24,11 +25,11 @@ from datasets import load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
-from modeling_cvls.data import FEATURES, conversion
-from modeling_cvls.data.conversion import DatasetCard, Problems, conversion_parser, write_dataset
+from modeling_cvls.conversion import Description, Problems, conversion_parser, shards, upload, write_dataset
+from modeling_cvls.data import FEATURES
 from modeling_cvls.frame_reader_cvls import FrameReader
 
-CARD = DatasetCard("Toy", "A toy.", "cc0-1.0", "Free.", "@misc{toy}")
+CARD = Description("Toy", "A toy.", "cc0-1.0", "Free.", "@misc{toy}")
 SIZE = 1000
 
 
@@ -80,7 +81,7 @@ LEFT_OUT = [
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
     """Two videos a group, so that a shard of 4 has two groups."""
-    monkeypatch.setattr(conversion, "GROUP_ROWS", 2)
+    monkeypatch.setattr(shards, "GROUP_ROWS", 2)
 
 
 def write(output: Path, splits=SPLITS, skip: bool = True, **arguments) -> None:
@@ -98,7 +99,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def whole(tmp_path_factory) -> dict[str, bytes]:
     """The files of a run that nothing interrupts."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(conversion, "GROUP_ROWS", 2)
+    patch.setattr(shards, "GROUP_ROWS", 2)
     folder = tmp_path_factory.mktemp("whole")
     write(folder / "out")
     patch.undo()
@@ -122,6 +123,7 @@ def test_an_uninterrupted_run(whole, tmp_path, capsys):
     write(tmp_path / "out", num_proc=2)
     assert contents(tmp_path / "out") == whole  # with two processes the same as with one
     assert sorted(whole) == [
+        ".conversion.json",
         "README.md",
         "data/test-00000-of-00001.parquet",
         *(f"data/train-{n:05d}-of-00003.parquet" for n in range(3)),
@@ -160,7 +162,7 @@ def killed_at(event: int, folder: Path) -> None:
     write(folder / "out")
 
 
-def test_killed_anywhere_and_started_again(whole, tmp_path):
+def test_killed_anywhere_and_started_again(whole, tmp_path, capsys):
     ends = Counter()
     for event in range(1000):
         folder = tmp_path / str(event)
@@ -181,11 +183,11 @@ def test_killed_anywhere_and_started_again(whole, tmp_path):
         if event % 5 == 0:
             in_process(killed_at, 6, folder)
         if (folder / "out").exists() and not (folder / "out.partial" / ".state.json").exists():
-            with pytest.raises(FileExistsError):
-                write(folder / "out")
+            write(folder / "out")
+            assert "out is already complete" in capsys.readouterr().out
         else:
             write(folder / "out")
-            assert [path.name for path in folder.iterdir()] == ["out"]
+        assert [path.name for path in folder.iterdir()] == ["out"]
         assert contents(folder / "out") == whole
         shutil.rmtree(folder)
     assert ends["unfinished"] > 30 and ends["finished"] >= 1
@@ -330,7 +332,7 @@ def test_two_processes_do_not_write_the_same(tmp_path):
     try:
         while not (tmp_path / "started").exists():
             time.sleep(0.01)
-        with pytest.raises(RuntimeError, match="another process is writing .*out"):
+        with pytest.raises(BlockingIOError, match="another process is writing .*out"):
             write_dataset(tmp_path / "out", splits, wait_for_ever, CARD)
     finally:
         process.kill()
@@ -378,12 +380,12 @@ def test_written_again_it_is_loaded_again(tmp_path):
 
 
 def test_files_are_at_most_as_large_as_they_may_be(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "GROUP_ROWS", 64)
-    monkeypatch.setattr(conversion, "GROUP_BYTES", 50_000)
+    monkeypatch.setattr(shards, "GROUP_ROWS", 64)
+    monkeypatch.setattr(shards, "GROUP_BYTES", 50_000)
     sizes = np.random.default_rng(0).integers(1_000, 40_000, 100).tolist()
     rows = [make_row(str(number), size) for number, size in enumerate(sizes)]
     # The real limits, a thousandth of them.
-    write_dataset(tmp_path / "out", {"train": rows}, take, CARD, shard_bytes=conversion.SHARD_BYTES // 1000)
+    write_dataset(tmp_path / "out", {"train": rows}, take, CARD, shard_bytes=shards.SHARD_BYTES // 1000)
     files = sorted((tmp_path / "out" / "data").iterdir())
     assert len(files) == -(-sum(sizes) // 450_000)
     assert all(path.stat().st_size <= 500_000 for path in files)
@@ -398,7 +400,7 @@ def test_push_to_hub(whole, tmp_path, monkeypatch):
     api = create_autospec(HfApi, instance=True)
     seen = []
     api.upload_folder.side_effect = lambda **arguments: seen.append(contents(Path(arguments["folder_path"])))
-    monkeypatch.setattr(conversion, "HfApi", lambda: api)
+    monkeypatch.setattr(upload, "HfApi", lambda: api)
     write(tmp_path / "out", push_to_hub="user/name")
     api.create_repo.assert_called_once_with("user/name", repo_type="dataset", exist_ok=True)
     (call,) = api.upload_folder.call_args_list
@@ -411,7 +413,7 @@ def test_push_to_hub(whole, tmp_path, monkeypatch):
 def test_a_failed_upload_is_taken_up_again(whole, tmp_path, monkeypatch):
     api = create_autospec(HfApi, instance=True)
     api.upload_folder.side_effect = [ConnectionError("the line is down"), None]
-    monkeypatch.setattr(conversion, "HfApi", lambda: api)
+    monkeypatch.setattr(upload, "HfApi", lambda: api)
     with pytest.raises(ConnectionError):
         write(tmp_path / "out", push_to_hub="user/name")
     assert contents(tmp_path / "out") == whole
@@ -423,7 +425,7 @@ def test_a_failed_upload_is_taken_up_again(whole, tmp_path, monkeypatch):
 
 
 def test_arguments(capsys):
-    parser = conversion_parser("Toy.", ["train", "test"])
+    parser = conversion_parser(SimpleNamespace(__doc__="Toy.", SPLITS=["train", "test"]))
     arguments = parser.parse_args(["--source", "raw", "--output", "out"])
     assert (arguments.source, arguments.output) == (Path("raw"), Path("out"))
     assert (arguments.split, arguments.skip_invalid, arguments.push_to_hub) == (None, False, None)

@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from modeling_cvls.conversion import Description, write_dataset
 from modeling_cvls.data import (
     FEATURES,
     ClipCollator,
@@ -24,7 +25,6 @@ from modeling_cvls.data import (
     read_masks,
     sample_clip,
 )
-from modeling_cvls.data.conversion import DatasetCard, write_dataset
 from modeling_cvls.processing_cvls import CVLSProcessor
 from modeling_cvls.video_processing_cvls import CVLSVideoProcessor
 
@@ -399,7 +399,7 @@ def test_collator_works_in_a_data_loader(processor):
 # Writing
 
 
-CARD = DatasetCard("Toy", "A toy.", "cc0-1.0", "Free.", "@misc{toy}")
+CARD = Description("Toy", "A toy.", "cc0-1.0", "Free.", "@misc{toy}")
 
 
 def take(row):

@@ -1,13 +1,11 @@
 """Converts J-HMDB Sentences trees, written here with every quirk of the original, and looks at every mask."""
 
 import csv
-import importlib.util
 import io
 import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +15,14 @@ from datasets import load_dataset
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from factories import ROOT, SHARED
+from factories import SHARED
+from modeling_cvls.cli import convert as command
 from modeling_cvls.data import FEATURES, read_frames, read_masks
 from modeling_cvls.synthetic import make_scene, render, write_jhmdb_sentences
 
 REAL = SHARED / "real_data" / "annotations"
 HEIGHT, WIDTH = 30, 44
 
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "dataset_scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # worker processes find the functions of the script by its name
-    spec.loader.exec_module(module)
-    return module
-
-
-jhmdb = load_script("jhmdb_sentences")
 
 # video -> action, frames, frames with a mask, sentence
 VIDEOS = {
@@ -87,7 +76,9 @@ def write_samples_metadata(path, evaluated):
 
 
 def convert(source, output, *arguments):
-    jhmdb.main(["--source", str(source), "--output", str(output), "--num-proc", "1", *map(str, arguments)])
+    command.main(
+        ["jhmdb_sentences", "--source", str(source), "--output", str(output), "--num-proc", "1", *map(str, arguments)]
+    )
     splits = load_dataset(str(output), cache_dir=str(output.parent / "cache"))
     assert list(splits) == ["test"]
     return splits["test"]

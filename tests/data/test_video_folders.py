@@ -1,6 +1,5 @@
 """Converts trees of Refer-YouTube-VOS, Ref-DAVIS17 and MeViS with the originals' quirks, and looks at every mask."""
 
-import importlib.util
 import io
 import json
 import re
@@ -16,6 +15,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from factories import ROOT, SHARED
+from modeling_cvls.cli import convert as command
+from modeling_cvls.conversion import mevis, ref_davis17, refer_youtube_vos
 from modeling_cvls.data import FEATURES, read_frames, read_masks
 from modeling_cvls.synthetic import make_scene, render, write_mevis, write_ref_davis17, write_refer_youtube_vos
 from modeling_cvls.synthetic.layouts import describe_by_annotators, describe_together
@@ -26,19 +27,9 @@ HEIGHT, WIDTH = 30, 44
 JUNK = b"left by a Mac"
 
 
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "dataset_scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # worker processes find the functions of the script by its name
-    spec.loader.exec_module(module)
-    return module
-
-
-refer_youtube_vos, ref_davis17, mevis = map(load_script, ("refer_youtube_vos", "ref_davis17", "mevis"))
-
-
-def convert(script, source, output, *arguments):
-    script.main(["--source", str(source), "--output", str(output), "--num-proc", "1", *arguments])
+def convert(source_module, source, output, *arguments):
+    name = source_module.__name__.split(".")[-1]
+    command.main([name, "--source", str(source), "--output", str(output), "--num-proc", "1", *arguments])
     return load_dataset(str(output), cache_dir=str(output.parent / "cache"))
 
 
@@ -170,7 +161,7 @@ def test_rows_frames_and_every_mask(tree, tmp_path, script):
     assert not decode(jump)[1].any()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| train | 2 | 4 | 4 | 5 | 0 |" in card and "## License" in card
-    assert {"refer_youtube_vos": "seo2020urvos", "ref_davis17": "khoreva2018video"}[script.__name__] in card
+    assert {refer_youtube_vos: "seo2020urvos", ref_davis17: "khoreva2018video"}[script] in card
 
 
 def test_splits_without_masks(tree, tmp_path):

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..rle_cvls import encode_masks
-from .conversion import Problem, Problems
+from .problems import Problem, Problems
 
 # Where Refer-YouTube-VOS and Ref-DAVIS17 keep the sentences of a split.
 PALETTE_META = "meta_expressions/{split}/meta_expressions.json"

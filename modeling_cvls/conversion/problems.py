@@ -1,0 +1,36 @@
+"""What is wrong in a source: the first problem ends a conversion, or each one is left out and noted."""
+
+from dataclasses import dataclass, field
+
+#: (where, why): the file and row of something wrong in the source, and what is wrong with it.
+Problem = tuple[str, str]
+
+
+@dataclass
+class Problems:
+    """What is wrong in the source: the first one ends the conversion, or (`skip`) each is left out and noted.
+
+    Args:
+        skip: leave out what is wrong (--skip-invalid).
+
+    Attributes:
+        left_out: {"split": its name or None where it is not known, "where", "why"}, in the order of the source.
+    """
+
+    skip: bool = False
+    left_out: list[dict[str, str | None]] = field(default_factory=list)
+
+    def found(self, where: str, why: str, split: str | None = None) -> None:
+        """Notes a problem; whoever calls it then leaves out what it is about.
+
+        Args:
+            where: file and row, as in "text_annotations/a2d_annotation.txt, line 17".
+            why: what is wrong and what would be right.
+            split: the split it is in, if that is known.
+
+        Raises:
+            ValueError: "where: why", unless `skip`.
+        """
+        if not self.skip:
+            raise ValueError(f"{where}: {why} (--skip-invalid leaves out whatever is wrong in the source)")
+        self.left_out.append({"split": split, "where": where, "why": why})
