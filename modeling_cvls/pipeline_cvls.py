@@ -227,7 +227,7 @@ class CVLSPipeline(ChunkPipeline):
 
     def _results(self, request: _Request) -> Iterator[dict[str, Any]]:
         """The results of the frames, in the order of time."""
-        blender, reader, options = LogitBlender(), request.reader, request.options
+        blender, options = LogitBlender(), request.options
         pictures: dict[int, np.ndarray] = {}  # of frames whose masks are not complete
         hidden = not request.progress or len(request.windows) == 1
         total = sum(map(len, request.windows))
@@ -237,9 +237,11 @@ class CVLSPipeline(ChunkPipeline):
                     pictures.update(batch.pictures)
                 positions, found = self.forward(batch, blender=blender, options=options)
                 for index, position in enumerate(positions):
-                    frame_index = int(request.selection.frames[position])
-                    time = None if reader.fps is None else frame_index / reader.fps
-                    result = {"frame_index": frame_index, "time": time, **frame_result(found, index, options)}
+                    result = {
+                        "frame_index": int(request.selection.frames[position]),
+                        "time": request.selection.time_of(position),
+                        **frame_result(found, index, options),
+                    }
                     if options.return_frames:
                         result["frame"] = pictures[position]
                     yield result

@@ -18,11 +18,17 @@ class FrameSelection:
             them is its position.
         wanted: (M,) int, the positions of those whose results are asked for, increasing.
         order: the frames to return, in this order; some may come several times.
+        times: (N,) float, the time of each of `frames` in seconds; None where the video does not say it.
     """
 
     frames: np.ndarray
     wanted: np.ndarray
     order: list[int]
+    times: np.ndarray | None = None
+
+    def time_of(self, position: int) -> float | None:
+        """The time in seconds of the frame at a position."""
+        return None if self.times is None else float(self.times[position])
 
 
 def select_frames(
@@ -39,7 +45,7 @@ def select_frames(
     """
     if frame_indices is None:
         frames = _frames_at_times(reader, start, end, fps)
-        return FrameSelection(frames, np.arange(len(frames)), frames.tolist())
+        return FrameSelection(frames, np.arange(len(frames)), frames.tolist(), _times_of(reader, frames))
     if not (start is None and end is None and fps is None):
         raise ValueError("give either frame_indices or start, end and fps: both choose the frames")
     wanted = np.asarray(frame_indices)
@@ -48,7 +54,12 @@ def select_frames(
     outside = wanted[(wanted < 0) | (wanted >= len(reader))]
     if outside.size:
         raise ValueError(f"frame_indices holds {outside[0]}, but the video's frames are 0 to {len(reader) - 1}")
-    return FrameSelection(np.arange(len(reader)), np.unique(wanted), wanted.tolist())
+    frames = np.arange(len(reader))
+    return FrameSelection(frames, np.unique(wanted), wanted.tolist(), _times_of(reader, frames))
+
+
+def _times_of(reader: FrameReader, frames: np.ndarray) -> np.ndarray | None:
+    return None if reader.fps is None else frames / reader.fps
 
 
 def _frames_at_times(reader: FrameReader, start: float | None, end: float | None, fps: float | None) -> np.ndarray:

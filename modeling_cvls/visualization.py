@@ -206,6 +206,26 @@ def mask_picture(mask: np.ndarray) -> np.ndarray:
     return np.broadcast_to(picture[..., None] * np.uint8(255), (*picture.shape, 3))
 
 
+def _checked_rows(
+    frames: np.ndarray,
+    sentences: Sequence[str],
+    masks: np.ndarray,
+    truth: np.ndarray | None,
+    correct: Sequence[bool] | None,
+) -> Sequence[bool] | None:
+    """`correct` as `contact_sheet` shows it, after a check of the shapes."""
+    expected = (len(sentences), *frames.shape[:3])
+    for name, value in (("masks", masks), ("truth", truth)):
+        if value is not None and (value.dtype != bool or value.shape != expected):
+            raise ValueError(f"{name} must be bool of shape (K, T, H, W) = {expected}, not {value.dtype} {value.shape}")
+    if correct is None and truth is not None:
+        both, either = (masks & truth).sum((1, 2, 3)), (masks | truth).sum((1, 2, 3))
+        correct = 2 * both > either
+        correct |= either == 0
+
+    return correct
+
+
 def contact_sheet(
     path: str | Path,
     frames: np.ndarray,
@@ -233,15 +253,7 @@ def contact_sheet(
     Raises:
         ValueError: shapes or numbers do not agree.
     """
-    expected = (len(sentences), *frames.shape[:3])
-    for name, value in (("masks", masks), ("truth", truth)):
-        if value is not None and (value.dtype != bool or value.shape != expected):
-            raise ValueError(f"{name} must be bool of shape (K, T, H, W) = {expected}, not {value.dtype} {value.shape}")
-    if correct is None and truth is not None:
-        both, either = (masks & truth).sum((1, 2, 3)), (masks | truth).sum((1, 2, 3))
-        correct = 2 * both > either
-        correct |= either == 0
-
+    correct = _checked_rows(frames, sentences, masks, truth, correct)
     columns = np.unique(np.linspace(0, len(frames) - 1, max_columns).round().astype(int))
     factor = max(1, round(tile_width / frames.shape[2]))
     tiles = _enlarge(frames[columns], factor)
