@@ -2,7 +2,8 @@
 the page.
 
 PAGE_MODEL (a folder) and PAGE_SCREENSHOT (a png file) make the picture in docs/ with a trained model:
-PAGE_MODEL=outputs/demo/checkpoint PAGE_SCREENSHOT=docs/page.png python -m pytest tests/browser/test_page.py -k example
+PAGE_MODEL=outputs/demo/checkpoint PAGE_SCREENSHOT=docs/pictures/page.png \\
+    python -m pytest tests/browser/test_page.py -k example
 """
 
 import io
