@@ -1,36 +1,156 @@
 r"""The losses of CVLS: masks (BCE, Dice), presence, and the contrastive objective with its two strategies.
 
 Liang, Luo, Wu and Yang, "Contrastive Video-Language Segmentation" (arXiv 2109.14131), give the ideas; the equations are
-this project's reading of them. B clips, K sentences a clip, T frames, M instances, R = M + 1 regions (the instances,
+this project's reading of them. B clips, K sentences per clip, T frames, M instances, R = M + 1 regions (the instances,
 and last the background), P positions of the grid, D channels.
 
 The contrastive objective is asked twice, with the same equation (`contrastive_loss`): of a sentence and the objects of
 its clip before they meet, where the channel filter acts, and of what became of both when they were fused, where hard
-instances are constructed. Each function is pure: tensors in, tensors out.
+instances are constructed. Each function is pure: tensors in, tensors out; `CVLSCriterion` puts them together.
 """
 
-import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from .configuration_cvls import CVLSConfig
+from .contrastive_cvls import CVLSAligned, CVLSEmbeddings
+from .layers_cvls import normalize
 
 
-def channel_filter(sentence: torch.Tensor, kept_channels: float) -> torch.Tensor:
-    r"""Language-relevant Channel Filter (LCF): which channels are left to a sentence's contrast.
-
-    The $\lceil \rho D \rceil$ channels with the largest $|\hat e_d|$ get 1, the others 0. Of a sentence that was
-    standardized over the batch, as in `CVLSAlignment`, these are the channels in which it differs most from the other
-    sentences: what it speaks of. A dropped channel takes no part, not even in the length of what is compared.
+@dataclass
+class CVLSTargets:
+    """The truth of a batch.
 
     Args:
-        sentence: (B, K, D) $\hat e$.
-        kept_channels: $\rho$ in (0, 1].
-
-    Returns:
-        (B, K, D) of zeros and ones, dtype of `sentence`; a choice, without a gradient.
+        referents: (B, K, M) bool, which instances a sentence refers to: none, one or several; none for a padding
+            sentence.
+        instance_masks: (B, T, M, h, w) bool, at the size of the frames or at a quarter of it.
+        annotated_frames: (B, T) bool, the frames that carry masks; no padding frame does.
+        annotated_instances: (B, T, M) bool, the instances that are annotated in a frame.
+        sentence_mask: (B, K) bool, false on padding.
+        frame_sizes: (B, 2) int64, height and width of each clip's frames; None: there is no padding.
     """
-    kept = sentence.detach().abs().topk(math.ceil(kept_channels * sentence.shape[-1]), dim=-1).indices
-    return torch.zeros_like(sentence).scatter(-1, kept, 1.0)
+
+    referents: torch.Tensor
+    instance_masks: torch.Tensor
+    annotated_frames: torch.Tensor
+    annotated_instances: torch.Tensor
+    sentence_mask: torch.Tensor
+    frame_sizes: torch.Tensor | None = None
+
+    def instance_shares(self, grid: tuple[int, int]) -> torch.Tensor:
+        """(B, T, M, *grid) float32: the share of each position that an instance covers."""
+        masks = self.instance_masks.to(torch.float32)
+        return F.interpolate(masks.flatten(0, 1), size=grid, mode="area").unflatten(0, masks.shape[:2])
+
+    def annotated_shares(self, shares: torch.Tensor) -> torch.Tensor:
+        """`instance_shares`, 0 where an instance is not annotated."""
+        return shares * (self.annotated_instances & self.annotated_frames[..., None])[..., None, None]
+
+    def pixel_mask(self, size: tuple[int, int], stride: int) -> torch.Tensor:
+        """(B, *size) bool on a grid of `stride`, true inside each clip's frames."""
+        device = self.instance_masks.device
+        if self.frame_sizes is None:
+            return torch.ones((len(self.instance_masks), *size), dtype=torch.bool, device=device)
+        sizes = (self.frame_sizes // stride).to(device)
+        rows = torch.arange(size[0], device=device) < sizes[:, :1]
+        columns = torch.arange(size[1], device=device) < sizes[:, 1:]
+        return rows[:, :, None] & columns[:, None]
+
+
+@dataclass
+class CVLSLosses:
+    """
+    Args:
+        loss: scalar, the weighted sum of `parts`.
+        parts: the unweighted parts of the loss whose weight is not 0: bce, dice, presence, contrast, alignment.
+        instance_similarity: (B, K, T, M + 1), as in `CVLSOutput`; None without the contrast.
+        kept_channels: (B, K, D) bool, as in `CVLSOutput`; None without the filter.
+    """
+
+    loss: torch.Tensor
+    parts: dict[str, torch.Tensor]
+    instance_similarity: torch.Tensor | None = None
+    kept_channels: torch.Tensor | None = None
+
+
+class CVLSCriterion(nn.Module):
+    """The loss of a batch, computed in float32."""
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        targets: CVLSTargets,
+        mask_logits: torch.Tensor,
+        presence_logits: torch.Tensor,
+        similarity: torch.Tensor | None = None,
+        embeddings: CVLSEmbeddings | None = None,
+        shares: torch.Tensor | None = None,
+        aligned: CVLSAligned | None = None,
+    ) -> CVLSLosses:
+        """
+        Args:
+            targets: the truth.
+            mask_logits: (B, K, T, H/4, W/4).
+            presence_logits: (B, K).
+            similarity: (B, K, T, H/4, W/4), of `embeddings`.
+            embeddings: what the contrast compares; None where it is off, and then no argument after it is needed.
+            shares: (B, T, M, H/4, W/4), of `CVLSTargets.instance_shares`.
+            aligned: sentences and objects before they meet; None where the alignment is off.
+        """
+        parts = self.of_masks(targets, mask_logits)
+        present = targets.referents.any(dim=-1)
+        parts["presence"] = presence_loss(presence_logits.float(), present, targets.sentence_mask)
+        instance_similarity = kept_channels = None
+        if embeddings is not None:
+            parts["contrast"], instance_similarity = self.of_contrast(targets, similarity, embeddings, shares)
+        if aligned is not None:
+            parts["alignment"] = self.of_alignment(targets, aligned, shares)
+            kept_channels = None if aligned.channels is None else aligned.channels > 0
+        loss = sum(getattr(self.config, f"{name}_weight") * value for name, value in parts.items())
+        return CVLSLosses(loss, parts, instance_similarity, kept_channels)
+
+    def of_masks(self, targets: CVLSTargets, mask_logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        """BCE and Dice at the size of the targets' masks."""
+        referred, instances = targets.referents.to(torch.float32), targets.instance_masks.to(torch.float32)
+        # a pair's truth is known where all its referents are annotated; without referents, in every annotated frame
+        unknown = torch.einsum("bkm,btm->bkt", referred, (~targets.annotated_instances).to(torch.float32)) > 0
+        pair_mask = targets.annotated_frames[:, None] & ~unknown & targets.sentence_mask[..., None]
+        truth = torch.einsum("bkm,btmhw->bkthw", referred, instances) > 0
+        size = truth.shape[-2:]
+        pixel_mask = targets.pixel_mask(size, 4 * mask_logits.shape[-2] // size[0])
+        full_logits = F.interpolate(mask_logits.float().flatten(0, 1), size=size, mode="bilinear").view(truth.shape)
+        bce, dice = mask_losses(full_logits, truth, pair_mask, pixel_mask)
+        return {"bce": bce, "dice": dice}
+
+    def of_contrast(
+        self, targets: CVLSTargets, similarity: torch.Tensor, embeddings: CVLSEmbeddings, shares: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The contrast of fused sentences and instances, and the similarities (B, K, T, M + 1) that it compares, not a
+        number where a region does not exist."""
+        grid = similarity.shape[-2:]
+        regions = regions_of(shares >= 0.5, targets.annotated_instances, targets.annotated_frames)
+        regions = regions & targets.pixel_mask(grid, 4).flatten(1)[:, None, None]
+        hard_temperature = self.config.hard_temperature if self.config.hard_instances else None
+        weights = hard_positions(similarity.float().flatten(3), regions, hard_temperature).unflatten(-1, grid)
+        embeddings = CVLSEmbeddings(*(part.float() for part in embeddings))
+        compared = compare(embeddings.sentence, embeddings.pool(weights))
+        exists = regions.any(dim=-1)
+        referred = F.pad(targets.referents, (0, 1))  # the background is never referred to
+        loss = contrastive_loss(compared, exists, referred, self.config.temperature, self.config.across_frames)
+        return loss, compared.detach().masked_fill(~exists[:, None], torch.nan)
+
+    def of_alignment(self, targets: CVLSTargets, aligned: CVLSAligned, shares: torch.Tensor) -> torch.Tensor:
+        """The contrast of sentences and objects before they meet."""
+        exists = targets.annotated_shares(shares).sum(dim=(1, 3, 4))[:, None] > 0
+        compared = compare(aligned.sentence.float(), aligned.objects.float()[:, None, None], aligned.channels)
+        return contrastive_loss(compared, exists, targets.referents, self.config.temperature)
 
 
 def compare(sentence: torch.Tensor, instances: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
@@ -45,8 +165,8 @@ def compare(sentence: torch.Tensor, instances: torch.Tensor, channels: torch.Ten
         (B, K, T, R) in [-1, 1].
     """
     if channels is not None:
-        sentence = F.normalize(channels * sentence, dim=-1)
-        instances = F.normalize(channels[:, :, None, None] * instances, dim=-1)
+        sentence = normalize(channels * sentence)
+        instances = normalize(channels[:, :, None, None] * instances)
     return torch.einsum("bktrd,bkd->bktr", instances, sentence)
 
 
@@ -182,3 +302,6 @@ def presence_loss(presence_logits: torch.Tensor, present: torch.Tensor, sentence
 def _mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean of `values` where `mask` is true; 0, still with a graph, where it is true nowhere."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+__all__ = ["CVLSCriterion", "CVLSLosses", "CVLSTargets"]

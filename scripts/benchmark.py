@@ -281,9 +281,10 @@ def measure_head(setting: Setting, repeats: int, device: torch.device, clock: Ca
     batch = setting.training_batch(device)
     inference = forward_pass(CVLS, model, setting, setting.sentences)
     with torch.no_grad():
-        *encoded, token_mask = model.see(batch["pixel_values_videos"], batch["frame_mask"], None)
-    encoded = [features.requires_grad_() for features in encoded]
-    see = model.see
+        encoded = model.get_video_features(batch["pixel_values_videos"], batch["frame_mask"])
+    encoded.last_hidden_state.requires_grad_()
+    encoded.pixel_features.requires_grad_()
+    encode_clips = model.get_video_features
 
     def step():
         optimizer.zero_grad()
@@ -292,7 +293,7 @@ def measure_head(setting: Setting, repeats: int, device: torch.device, clock: Ca
 
     def run(call, encode, contrast_weight):
         model.train(call is step)
-        model.see = see if encode else lambda *inputs: (*encoded, token_mask)
+        model.get_video_features = encode_clips if encode else lambda *inputs, **wanted: encoded
         model.config.contrast_weight = contrast_weight
         call()
 

@@ -60,8 +60,8 @@ def explain(
     outputs = model(**inputs)
     channels = None
     if model.config.contrast_weight > 0 and model.config.alignment_weight > 0:
-        _, sentence = model.read(inputs["input_ids"], inputs["attention_mask"])
-        _, channels = model.alignment.filter(sentence, inputs["sentence_mask"])
+        text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"], return_dict=True)
+        _, channels = model.alignment.filter(text.pooler_output, inputs["sentence_mask"])
     size = frames.shape[1:3]
     (result,) = processor.post_process_masks(outputs, inputs["frame_sizes"], [size], threshold, presence_threshold)
     similarity = outputs.similarity

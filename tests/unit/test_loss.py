@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from modeling_cvls.contrastive_cvls import channel_filter
 from modeling_cvls.loss_cvls import (
-    channel_filter,
     compare,
     contrastive_loss,
     hard_positions,

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from transformers import AutoBackbone, AutoConfig, AutoModel
 
 from factories import random_batch, tiny_config
-from modeling_cvls import CVLSModel
+from modeling_cvls import CVLSModel, CVLSOutput
+from modeling_cvls.modeling_cvls import CVLSFusedFeatures
+from modeling_cvls.vision_cvls import CVLSVideoFeatures
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -114,6 +116,70 @@ def test_the_clip_is_encoded_once(make_model):
     model.vision.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     model(**random_batch(clips=2, frames=4, sentences=7))
     assert seen == [(2 * 4, 3, 64, 64)]
+
+
+def test_features_of_a_clip_take_the_place_of_its_frames(make_model):
+    """One encoding answers any sentences, for clips of different sizes and lengths too, and gradients flow into it."""
+    model = make_model()
+    small, large = (random_batch(clips=1, height=size, width=64, seed=size) for size in (64, 96))
+    batch = {name: torch.cat([value, large[name]]) for name, value in pad(small, height=96).items()}
+    batch["frame_mask"][0, 3] = False
+    expected = model(**batch)
+    video = {name: batch.pop(name) for name in ("pixel_values_videos", "frame_mask", "frame_sizes")}
+    features = model.get_video_features(**video)
+    for names in (list(batch), [name for name in batch if name != "referents"]):
+        output = model(video_features=features, **{name: batch[name] for name in names})
+        for name in ("mask_logits", "presence_logits", "similarity"):
+            assert torch.equal(output[name], expected[name])
+    features = model.get_video_features(**video)
+    model(video_features=features, **batch).loss.backward()
+    assert model.vision.backbone.embedder.embedder.convolution.weight.grad.any()
+
+
+def test_a_long_video_in_steps(make_model):
+    """Frames by themselves, motion piece by piece with one frame of the neighbors, attention over a window: together
+    the features of the clip."""
+    model = make_model()
+    frames = random_batch(clips=1, frames=7)["pixel_values_videos"]
+    expected = model.get_video_features(frames)
+    with torch.no_grad():
+        each = [model.vision.get_frame_features(frames[:, t : t + 1]) for t in range(7)]
+        pixels = torch.cat([features.pixel_features for features in each], dim=1)
+        tokens = torch.cat([features.token_features for features in each], dim=1)
+        motion = [
+            model.vision.get_motion_features(pixels[:, :5])[:, :4],
+            model.vision.get_motion_features(pixels[:, 3:])[:, 1:],
+        ]
+        window = model.vision.get_window_features(tokens, torch.cat(motion, dim=1))
+    torch.testing.assert_close(pixels, expected.pixel_features, **TOLERANCE)
+    torch.testing.assert_close(window.last_hidden_state, expected.last_hidden_state, **TOLERANCE)
+
+
+def test_motion_is_the_difference_of_neighbors_that_are_frames(make_model):
+    """A padding frame is no neighbor, the first frame has none before it, the last one none after it."""
+    motion = make_model().vision.motion
+    pixels = torch.randn(1, 4, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[True, True, True, False]])
+    torch.testing.assert_close(motion(pixels, mask)[:, :3], motion(pixels[:, :3]), **TOLERANCE)
+    found = motion(pixels)[0]
+    for t in range(4):
+        before = pixels[0, t] - pixels[0, t - 1] if t > 0 else torch.zeros(16, 8, 8)
+        after = pixels[0, t + 1] - pixels[0, t] if t < 3 else torch.zeros(16, 8, 8)
+        alone = motion.down(torch.cat([before, after])[None])[0]
+        torch.testing.assert_close(found[t].movedim(-1, 0), alone, **TOLERANCE)
+
+
+def test_tuples_in_place_of_outputs(make_model):
+    model, batch = make_model(), random_batch()
+    expected = model(**batch)
+    found = model(**batch, return_dict=False)
+    assert isinstance(found, tuple)
+    for value, of_output in zip(found, expected.to_tuple(), strict=True):
+        if not isinstance(value, dict):
+            torch.testing.assert_close(value, of_output, equal_nan=True)
+    for config in (model.config, model.config.text_config):
+        config.return_dict = False
+    assert isinstance(model(**batch), tuple) and isinstance(model(**batch, return_dict=True), CVLSOutput)
 
 
 def head_inputs(sentences, generator):
@@ -239,9 +305,11 @@ def test_alignment_is_the_contrast_of_sentences_and_objects_before_they_meet(mak
     shares = F.interpolate(batch["instance_masks"].double().flatten(0, 1), size=(size, size), mode="area")
     known = shares.view(*batch["instance_masks"].shape[:3], size, size)
     known = known * (batch["annotated_instances"] & batch["annotated_frames"][..., None])[..., None, None]
-    pixels, tokens, _ = model.see(batch["pixel_values_videos"], torch.ones_like(batch["annotated_frames"]), None)
-    sentence = model.read(batch["input_ids"], batch["attention_mask"])[1]
-    sentences, objects, channels = model.alignment(pixels, tokens, sentence, batch["sentence_mask"], known)
+    video = model.get_video_features(batch["pixel_values_videos"], torch.ones_like(batch["annotated_frames"]))
+    sentence = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
+    sentences, objects, channels = model.alignment(
+        video.pixel_features, video.last_hidden_state, sentence, batch["sentence_mask"], known
+    )
     of_sentences = []
     for b, k in torch.nonzero(batch["sentence_mask"]).tolist():
         there = [m for m in range(known.shape[2]) if known[b, :, m].any()]
@@ -266,7 +334,8 @@ def test_what_is_chosen_is_the_most_similar_token_of_the_frame_and_of_the_clip(m
     similarity[0, 0, 1, 2:, :2] = 0.9  # token (1, 0) of frame 1
     similarity[0, 0, 2, 2:, 2:] = 1.0  # a padding frame
     token_mask = torch.tensor([True, True, False])[None, :, None, None].expand(1, 3, 2, 2)
-    choice = model.choose(tokens, token_mask, similarity)
+    video = CVLSVideoFeatures(token_mask=token_mask)
+    choice = model.select_referent(video, CVLSFusedFeatures(token_features=tokens), similarity)
     torch.testing.assert_close(choice.of_frame[0, 0, :2], torch.stack([tokens[0, 0, 0, 0, 1], tokens[0, 0, 1, 1, 0]]))
     torch.testing.assert_close(choice.of_clip[0, 0], tokens[0, 0, 1, 1, 0])
     assert choice.similarity.item() == pytest.approx(0.9 / model.config.temperature, rel=1e-5)
@@ -354,6 +423,15 @@ def test_wrong_shapes_are_named(make_model):
         model(**{**batch, "input_ids": batch["input_ids"][:1]})
     with pytest.raises(ValueError, match="`referents` needs"):
         model(**{**batch, "annotated_frames": None})
+    features = model.get_video_features(batch["pixel_values_videos"])
+    with pytest.raises(ValueError, match="either `pixel_values_videos` or `video_features`"):
+        model(**batch, video_features=features)
+    with pytest.raises(ValueError, match="either `pixel_values_videos` or `video_features`"):
+        model(input_ids=batch["input_ids"])
+    with pytest.raises(ValueError, match="`video_features` hold `frame_mask` and `frame_sizes`"):
+        model(input_ids=batch["input_ids"], video_features=features, frame_mask=batch["frame_mask"])
+    with pytest.raises(ValueError, match="`input_ids` .* are needed"):
+        model(pixel_values_videos=batch["pixel_values_videos"])
 
 
 @pytest.mark.parametrize(

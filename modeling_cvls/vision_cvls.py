@@ -1,0 +1,320 @@
+"""The vision side: backbone, feature pyramid, motion and temporal attention turn a clip's frames into features once."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoBackbone
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from .configuration_cvls import CVLSConfig
+from .layers_cvls import CVLSLayer, CVLSPreTrainedModel, resize
+
+
+@dataclass
+class CVLSFrameFeatures(ModelOutput):
+    """What each frame gives by itself, whatever clip or window it is a part of.
+
+    Args:
+        pixel_features: (B, T, pixel_size, H/4, W/4), of stride 4.
+        token_features: (B, T, h, w, hidden_size), on the coarse grid, h = H/token_stride and w = W/token_stride.
+        hidden_states, attentions: those of the backbone, its batch being B * T frames; where they are asked for.
+    """
+
+    pixel_features: torch.FloatTensor | None = None
+    token_features: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class CVLSVideoFeatures(BaseModelOutputWithPooling):
+    """What a clip gives, whatever the sentences: `CVLSModel.forward` takes it in place of the frames.
+
+    Args:
+        last_hidden_state: (B, T, h, w, hidden_size), the coarse tokens after temporal attention; zero on padding where
+            clips of different sizes are in one batch.
+        pooler_output: always None; a clip is not pooled.
+        hidden_states: the tokens before and after each layer of temporal attention, (B, T * h * w, hidden_size) each;
+            where they are asked for.
+        attentions: the weights of temporal attention, (B, heads, T * h * w, T * h * w) each layer; where asked for.
+        pixel_features: (B, T, pixel_size, H/4, W/4), of stride 4.
+        frame_mask: (B, T) bool, false on padding frames; None: there are none.
+        frame_sizes: (B, 2), height and width of each clip's frames; None: all clips fill H and W.
+        token_mask: (B, T, h, w) bool, false on padding; None: there is none.
+        vision_hidden_states, vision_attentions: those of the backbone, its batch being B * T frames; where asked for.
+    """
+
+    pixel_features: torch.FloatTensor | None = None
+    frame_mask: torch.BoolTensor | None = None
+    frame_sizes: torch.LongTensor | None = None
+    token_mask: torch.BoolTensor | None = None
+    vision_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    vision_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class CVLSPyramid(nn.Module):
+    """Feature pyramid (Lin et al., 2017) to stride 4, coarse levels `hidden_size` wide, the finest `pixel_size`."""
+
+    def __init__(self, config: CVLSConfig, channels: list[int]):
+        super().__init__()
+        if len(channels) < 2:
+            raise ValueError(
+                "`backbone_config` gives one feature map, a pyramid takes two or more: set its `out_features`, "
+                'finest first, such as ["stage1", "stage2", "stage3", "stage4"]'
+            )
+        *coarse, _ = reversed(channels)
+        self.token_stride = config.token_stride
+        self.finest = nn.Conv2d(channels[0], config.pixel_size, 1)
+        self.laterals = nn.ModuleList(nn.Conv2d(c, config.hidden_size, 1) for c in coarse)
+        self.to_finest = nn.Conv2d(config.hidden_size, config.pixel_size, 1)
+        self.smooth = nn.Sequential(
+            nn.Conv2d(config.pixel_size, config.pixel_size, 3, padding=1),
+            nn.GroupNorm(8, config.pixel_size),
+            nn.GELU(),
+        )
+
+    def forward(self, features: list[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (N, C_i, h_i, w_i), finest first, of frames height x width -> stride-4 features (N, pixel_size,
+        height/4, width/4), coarse features (N, hidden_size, height/token_stride, width/token_stride)."""
+        finest, *coarse = features
+        grid = (height // self.token_stride, width // self.token_stride)
+        top_down = tokens = None
+        for lateral, feature in zip(self.laterals, reversed(coarse), strict=True):
+            level = lateral(feature)
+            if top_down is not None:
+                level = level + resize(top_down, level.shape[-2:])
+            top_down = level
+            if tokens is None or level.shape[-2] <= grid[0]:
+                tokens = level
+        pixels = resize(self.finest(finest), (height // 4, width // 4))
+        pixels = pixels + resize(self.to_finest(top_down), (height // 4, width // 4))
+        return self.smooth(pixels), resize(tokens, grid)
+
+
+class CVLSMotion(nn.Module):
+    """Local motion: differences of neighboring frames' stride-4 features, convolved down to the coarse grid.
+
+    Attention over coarse tokens alone does not learn which way an object moves in any short training; differences at
+    full resolution show it at once.
+    """
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__()
+        steps = int(math.log2(config.token_stride // 4))
+        sizes = [2 * config.pixel_size] + [config.pixel_size] * (steps - 1) + [config.hidden_size]
+        self.down = nn.Sequential()
+        for size_in, size_out in zip(sizes[:-1], sizes[1:], strict=True):
+            self.down.append(nn.Conv2d(size_in, size_out, 3, stride=2, padding=1))
+            self.down.append(nn.GroupNorm(8, size_out))
+            self.down.append(nn.GELU())
+
+    def forward(self, pixels: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Stride-4 features (B, T, pixel_size, H/4, W/4) and (B, T) bool, false on padding frames, -> (B, T, h, w,
+        hidden_size) on the coarse grid. The first frame has nothing before it, the last one nothing after it."""
+        # nothing is known to move before the first frame, where `roll` brings the last one
+        known = torch.arange(pixels.shape[1], device=pixels.device) > 0
+        if frame_mask is not None:
+            known = known & frame_mask & frame_mask.roll(1, dims=1)
+        before = (pixels - pixels.roll(1, dims=1)) * known[..., None, None, None]
+        differences = torch.cat([before, before.roll(-1, dims=1)], dim=2)
+        return self.down(differences.flatten(0, 1)).unflatten(0, pixels.shape[:2]).movedim(2, -1)
+
+
+class CVLSPosition(nn.Module):
+    """Where a coarse token is: Fourier features of its place in the frame (0 to 1) and its frame's number."""
+
+    octaves = 6
+
+    def __init__(self, config: CVLSConfig):
+        super().__init__()
+        self.project = nn.Linear(3 * 2 * self.octaves, config.hidden_size)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, T, h, w, C), of which the grid, the device and the dtype count -> (T, h, w, hidden_size)."""
+        num_frames, height, width = tokens.shape[1:4]
+        axes = (
+            torch.arange(num_frames, device=tokens.device) / 32,
+            (torch.arange(height, device=tokens.device) + 0.5) / height,
+            (torch.arange(width, device=tokens.device) + 0.5) / width,
+        )
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        angles = place[..., None] * math.pi * 2.0 ** torch.arange(self.octaves, device=tokens.device)
+        return self.project(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2).to(tokens.dtype))
+
+
+class CVLSVision(CVLSPreTrainedModel):
+    """The features of a clip, computed once, whatever the number of its sentences.
+
+    Three steps: what a frame gives by itself (`get_frame_features`), the motion between neighboring frames
+    (`get_motion_features`), and temporal attention over a clip, or over a window of a long video
+    (`get_window_features`). `forward` takes all three.
+    """
+
+    input_modalities = ("video",)
+
+    def __init__(self, config: CVLSConfig, backbone: nn.Module):
+        super().__init__(config)
+        self.backbone = backbone
+        self.pyramid = CVLSPyramid(config, list(backbone.channels))
+        self.motion = CVLSMotion(config)
+        self.position = CVLSPosition(config)
+        self.layers = nn.ModuleList(CVLSLayer(config) for _ in range(config.num_temporal_layers))
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.post_init()
+
+    def get_frame_features(
+        self, pixel_values_videos: torch.Tensor, output_hidden_states: bool = False, output_attentions: bool = False
+    ) -> CVLSFrameFeatures:
+        """Backbone and pyramid of frames (B, T, 3, H, W) of one size, each frame by itself."""
+        frames = pixel_values_videos.flatten(0, 1)
+        # asked for only where they are wanted: not every backbone has attentions
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        outputs = self.backbone(frames, return_dict=True, **{name: True for name, value in wanted.items() if value})
+        pixels, tokens = self.pyramid(list(outputs.feature_maps), *frames.shape[-2:])
+        return CVLSFrameFeatures(
+            pixel_features=pixels.unflatten(0, pixel_values_videos.shape[:2]),
+            token_features=tokens.unflatten(0, pixel_values_videos.shape[:2]).movedim(2, -1),
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=outputs.attentions if output_attentions else None,
+        )
+
+    def get_motion_features(self, pixel_features: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What moves at each frame, from its neighbors: as `CVLSMotion`. A frame needs its two neighbors only, so the
+        motion of a long video may be computed piece by piece, each piece with one more frame at either end, the
+        motion of which is dropped."""
+        return self.motion(pixel_features, frame_mask)
+
+    def get_window_features(
+        self,
+        token_features: torch.Tensor,
+        motion_features: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> BaseModelOutputWithPooling:
+        """Temporal attention over the frames of a clip, or of a window of a long video.
+
+        Args:
+            token_features: (B, T, h, w, hidden_size), of `get_frame_features`.
+            motion_features: (B, T, h, w, hidden_size), of `get_motion_features`.
+            frame_mask: (B, T) bool, false on padding frames; None: there are none.
+
+        Returns:
+            last_hidden_state (B, T, h, w, hidden_size); hidden_states and attentions as in `CVLSVideoFeatures`.
+        """
+        tokens = token_features + motion_features
+        tokens = tokens + self.position(tokens)
+        attended, token_mask = tokens.flatten(1, 3), None
+        if frame_mask is not None:
+            token_mask = frame_mask[:, :, None, None].expand(tokens.shape[:4]).flatten(1)
+        attention_mask = create_bidirectional_mask(self.config, attended, token_mask)
+        hidden_states, attentions = (attended,), ()
+        for layer in self.layers:
+            attended, weights = layer(attended, attention_mask=attention_mask)
+            hidden_states, attentions = (*hidden_states, attended), (*attentions, weights)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=self.norm(attended).view(tokens.shape),
+            hidden_states=hidden_states if output_hidden_states else None,
+            attentions=attentions if output_attentions else None,
+        )
+
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        frame_sizes: torch.Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> CVLSVideoFeatures:
+        """
+        Args:
+            pixel_values_videos: (B, T, 3, H, W) normalized frames.
+            frame_mask: (B, T) bool, false on padding frames; None: there are none.
+            frame_sizes: (B, 2) int64, height and width of each clip's frames, the rest is padding; None: there is none.
+            output_hidden_states, output_attentions: whether to return those of the backbone and of temporal attention.
+        """
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        if frame_sizes is None or _all_filled(frame_sizes, pixel_values_videos.shape[-2:]):
+            features = self._of_one_size(pixel_values_videos, frame_mask, **wanted)
+            features.frame_sizes = frame_sizes
+            return features
+        if output_hidden_states or output_attentions:
+            raise ValueError(
+                "`output_hidden_states` and `output_attentions` need a batch of clips of one size without padding, as "
+                f"clips of different sizes have states of different shapes; `frame_sizes` is {frame_sizes.tolist()}, "
+                f"the frames are {tuple(pixel_values_videos.shape[-2:])}"
+            )
+        return self._of_different_sizes(pixel_values_videos, frame_mask, frame_sizes)
+
+    def _of_one_size(self, frames: torch.Tensor, frame_mask: torch.Tensor | None, **wanted: bool) -> CVLSVideoFeatures:
+        of_frames = self.get_frame_features(frames, **wanted)
+        motion = self.get_motion_features(of_frames.pixel_features, frame_mask)
+        of_window = self.get_window_features(of_frames.token_features, motion, frame_mask, **wanted)
+        tokens = of_window.last_hidden_state
+        return CVLSVideoFeatures(
+            last_hidden_state=tokens,
+            hidden_states=of_window.hidden_states,
+            attentions=of_window.attentions,
+            pixel_features=of_frames.pixel_features,
+            frame_mask=frame_mask,
+            token_mask=None if frame_mask is None else frame_mask[:, :, None, None].expand(tokens.shape[:4]),
+            vision_hidden_states=of_frames.hidden_states,
+            vision_attentions=of_frames.attentions,
+        )
+
+    def _of_different_sizes(
+        self, frames: torch.Tensor, frame_mask: torch.Tensor | None, frame_sizes: torch.Tensor
+    ) -> CVLSVideoFeatures:
+        """Each clip at its own size, so that no convolution ever meets the padding of another."""
+        batch, num_frames, _, height, width = frames.shape
+        stride = self.config.token_stride
+        if frame_mask is None:
+            frame_mask = torch.ones((batch, num_frames), dtype=torch.bool, device=frames.device)
+        pixels = frames.new_zeros((batch, num_frames, self.config.pixel_size, height // 4, width // 4))
+        tokens = frames.new_zeros((batch, num_frames, height // stride, width // stride, self.config.hidden_size))
+        token_mask = frame_mask.new_zeros(tokens.shape[:4])
+        for h, w in frame_sizes.unique(dim=0).tolist():
+            (clips,) = torch.where((frame_sizes == frame_sizes.new_tensor([h, w])).all(dim=1))
+            features = self._of_one_size(frames[clips, :, :, :h, :w], frame_mask[clips])
+            pixels[clips, :, :, : h // 4, : w // 4] = features.pixel_features.to(pixels.dtype)
+            tokens[clips, :, : h // stride, : w // stride] = features.last_hidden_state.to(tokens.dtype)
+            token_mask[clips, :, : h // stride, : w // stride] = frame_mask[clips, :, None, None]
+        return CVLSVideoFeatures(
+            last_hidden_state=tokens,
+            pixel_features=pixels,
+            frame_mask=frame_mask,
+            frame_sizes=frame_sizes,
+            token_mask=token_mask,
+        )
+
+
+def backbone_of(config: CVLSConfig) -> nn.Module:
+    """The backbone. `attn_implementation` is asked of all parts: one without it (a ResNet has none) keeps its own."""
+    try:
+        return AutoBackbone.from_config(config.backbone_config)
+    except ValueError:
+        if config.backbone_config._attn_implementation in (None, "eager"):
+            raise
+        config.backbone_config._attn_implementation = None
+        return AutoBackbone.from_config(config.backbone_config)
+
+
+def _all_filled(frame_sizes: torch.Tensor, size: tuple[int, int]) -> bool:
+    """Whether each clip fills the frames of `size`. A compiled or exported graph cannot ask: it takes that for granted
+    and stops at run time where it is not so."""
+    filled = (frame_sizes == frame_sizes.new_tensor(list(size))).all()
+    if torch.compiler.is_compiling():
+        torch._assert_async(
+            filled,
+            "a compiled or exported model takes clips of one size without padding in a batch: `frame_sizes` must all "
+            "be the height and width of `pixel_values_videos`",
+        )
+        return True
+    return bool(filled)
+
+
+__all__ = ["CVLSFrameFeatures", "CVLSVideoFeatures", "CVLSVision"]
