@@ -174,9 +174,9 @@ def extend_edges(maps: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     """Maps (B, ..., h, w), of which each clip fills `sizes` (B, 2) -> its last row and column continued into the
     padding, as interpolation does at the border of a map: so upsampling meets no padding."""
     for dim in (-2, -1):
-        indices = torch.arange(maps.shape[dim], device=maps.device).expand(len(maps), -1)
+        indices = torch.arange(maps.shape[dim], device=maps.device).expand(maps.shape[0], -1)
         indices = torch.minimum(indices, sizes[:, dim, None] - 1)
-        shape = [len(maps)] + [1] * (maps.ndim - 1)
+        shape = [maps.shape[0]] + [1] * (maps.ndim - 1)
         shape[dim] = maps.shape[dim]
         maps = maps.gather(dim, indices.view(shape).expand_as(maps))
     return maps

@@ -54,7 +54,7 @@ class CVLSTargets:
         """(B, *size) bool on a grid of `stride`, true inside each clip's frames."""
         device = self.instance_masks.device
         if self.frame_sizes is None:
-            return torch.ones((len(self.instance_masks), *size), dtype=torch.bool, device=device)
+            return torch.ones((self.instance_masks.shape[0], *size), dtype=torch.bool, device=device)
         sizes = (self.frame_sizes // stride).to(device)
         rows = torch.arange(size[0], device=device) < sizes[:, :1]
         columns = torch.arange(size[1], device=device) < sizes[:, 1:]

@@ -316,7 +316,7 @@ class CVLSModel(CVLSPreTrainedModel):
             token_mask = video.token_mask[:, None].expand(-1, sentences, -1, -1, -1).flatten(2).flatten(0, 1)
         if word_mask is not None:
             said_mask = mask_with_sentence(word_mask.flatten(0, 1))
-        said = words.new_empty((1, 1, 1)).expand(len(words), words.shape[1] + 1, 1)  # of the memory the length counts
+        said = words.new_empty((1, 1, 1)).expand(words.shape[0], words.shape[1] + 1, 1)  # of the memory the length counts
         token_mask = create_bidirectional_mask(self.config, sentence, token_mask, tokens)
         said_mask = create_bidirectional_mask(self.config, tokens, said_mask, said)
 
