@@ -1,12 +1,31 @@
 """The language side, and the layers in which a sentence and a clip's tokens meet."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
 
 from .configuration_cvls import CVLSConfig
 from .layers_cvls import CVLSLayer, CVLSPreTrainedModel
+
+
+@dataclass
+class CVLSFusedFeatures(ModelOutput):
+    """A clip and its sentences after they met.
+
+    Args:
+        token_features: (B, K, T, h, w, hidden_size).
+        sentence_features: (B, K, hidden_size).
+        hidden_states, attentions: the fusion's, as in `CVLSOutput`.
+    """
+
+    token_features: torch.FloatTensor | None = None
+    sentence_features: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class CVLSLanguage(CVLSPreTrainedModel):
@@ -89,9 +108,20 @@ class CVLSFusionLayer(nn.Module):
         return tokens, sentence, (to_words, to_tokens)
 
 
+def word_mask_of(attention_mask: torch.Tensor | None, sentence_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """(B, K, L) bool, the words that are attended to. A padding sentence has none: it looks at its first pad token, and
+    its output is dropped."""
+    if attention_mask is None:
+        return None
+    if sentence_mask is None:
+        return attention_mask.bool()
+    first = torch.arange(attention_mask.shape[-1], device=attention_mask.device) == 0
+    return torch.where(sentence_mask.bool()[..., None], attention_mask.bool(), first)
+
+
 def mask_with_sentence(attention_mask: torch.Tensor) -> torch.Tensor:
     """(N, L) bool of words -> (N, 1 + L) of the sentence, which is never padding, followed by its words."""
     return F.pad(attention_mask, (1, 0), value=True)
 
 
-__all__ = ["CVLSFusionLayer", "CVLSLanguage"]
+__all__ = ["CVLSFusedFeatures", "CVLSFusionLayer", "CVLSLanguage"]

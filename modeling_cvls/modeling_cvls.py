@@ -18,7 +18,7 @@ from .contrastive_cvls import (
     ReferentSelection,
     select_referent,
 )
-from .fusion_cvls import CVLSFusionLayer, CVLSLanguage, mask_with_sentence
+from .fusion_cvls import CVLSFusedFeatures, CVLSFusionLayer, CVLSLanguage, mask_with_sentence, word_mask_of
 from .layers_cvls import CVLSPreTrainedModel, extend_edges, upsample
 from .loss_cvls import CVLSCriterion, CVLSLosses, CVLSTargets
 from .vision_cvls import CVLSVideoFeatures, CVLSVision, backbone_of
@@ -67,28 +67,13 @@ class CVLSOutput(ModelOutput):
     fusion_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-@dataclass
-class CVLSFusedFeatures(ModelOutput):
-    """A clip and its sentences after they met.
-
-    Args:
-        token_features: (B, K, T, h, w, hidden_size).
-        sentence_features: (B, K, hidden_size).
-        hidden_states, attentions: the fusion's, as in [`CVLSOutput`].
-    """
-
-    token_features: torch.FloatTensor | None = None
-    sentence_features: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
 class CVLSModel(CVLSPreTrainedModel):
     """The full segmenter: frames of a clip and sentences in; for each sentence a mask in every frame, and presence.
 
     Liang, Luo, Wu, Yang, "Contrastive Video-Language Segmentation", arXiv 2109.14131.
 
-    The model takes B clips of T frames with K sentences of L tokens each. Masks may be boolean or integer, 0 being false.
+    The model takes B clips of T frames with K sentences of L tokens each. Masks may be boolean or
+    integer, 0 being false.
 
     Args:
         pixel_values_videos: (B, T, 3, H, W) normalized frames; H and W multiples of 32 and of `token_stride`.
@@ -204,7 +189,7 @@ class CVLSModel(CVLSPreTrainedModel):
         video = self._video_features(pixel_values_videos, frame_mask, frame_sizes, video_features, wanted)
         _check_sentences(input_ids, video)
         text = self.get_text_features(input_ids, attention_mask, sentence_mask, **wanted, return_dict=True)
-        fused = self.fuse(video, text, _word_mask(attention_mask, sentence_mask), **wanted)
+        fused = self.fuse(video, text, word_mask_of(attention_mask, sentence_mask), **wanted)
         embeddings = similarity = selection = None
         if self.config.contrast_weight > 0:
             embeddings = self.contrastive_head(video, fused)
@@ -282,7 +267,7 @@ class CVLSModel(CVLSPreTrainedModel):
             last_hidden_state (B, K, L, hidden_size), the words; pooler_output (B, K, hidden_size), the sentences;
             hidden_states and attentions of the text encoder, its batch being B * K sentences.
         """
-        words = _word_mask(attention_mask, sentence_mask)
+        words = word_mask_of(attention_mask, sentence_mask)
         words = torch.ones_like(input_ids) if words is None else words.to(torch.int64)
         wanted = self._wanted_states(output_hidden_states, output_attentions)
         outputs = self.language(input_ids.flatten(0, 1), words.flatten(0, 1), **wanted)
@@ -316,7 +301,9 @@ class CVLSModel(CVLSPreTrainedModel):
             token_mask = video.token_mask[:, None].expand(-1, sentences, -1, -1, -1).flatten(2).flatten(0, 1)
         if word_mask is not None:
             said_mask = mask_with_sentence(word_mask.flatten(0, 1))
-        said = words.new_empty((1, 1, 1)).expand(words.shape[0], words.shape[1] + 1, 1)  # of the memory the length counts
+        said = words.new_empty((1, 1, 1)).expand(
+            words.shape[0], words.shape[1] + 1, 1
+        )  # of the memory the length counts
         token_mask = create_bidirectional_mask(self.config, sentence, token_mask, tokens)
         said_mask = create_bidirectional_mask(self.config, tokens, said_mask, said)
 
@@ -413,17 +400,6 @@ class CVLSModel(CVLSPreTrainedModel):
     def _wanted_states(self, output_hidden_states: bool | None, output_attentions: bool | None) -> dict[str, bool]:
         given = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         return {name: bool(getattr(self.config, name) if value is None else value) for name, value in given.items()}
-
-
-def _word_mask(attention_mask: torch.Tensor | None, sentence_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """(B, K, L) bool, the words that are attended to. A padding sentence has none: it looks at its first pad token, and
-    its output is dropped."""
-    if attention_mask is None:
-        return None
-    if sentence_mask is None:
-        return attention_mask.bool()
-    first = torch.arange(attention_mask.shape[-1], device=attention_mask.device) == 0
-    return torch.where(sentence_mask.bool()[..., None], attention_mask.bool(), first)
 
 
 def _targets(

@@ -7,7 +7,7 @@ from transformers import AutoBackbone, AutoConfig, AutoModel
 
 from factories import random_batch, tiny_config
 from modeling_cvls import CVLSModel, CVLSOutput
-from modeling_cvls.modeling_cvls import CVLSFusedFeatures
+from modeling_cvls.fusion_cvls import CVLSFusedFeatures
 from modeling_cvls.vision_cvls import CVLSVideoFeatures
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
