@@ -1,19 +1,26 @@
-"""The one schema of every data set: one row a video, with its sentences and its instance masks."""
+"""The one schema of every data set: one row per video, with its sentences and its instance masks."""
 
 from datasets import Dataset, Features, Image, IterableDataset, List, Value, Video
 
-#: Columns of a data set of video sentences. M instances, A annotated frames.
-#:
-#: - `video`: the encoded file (`{"bytes", "path"}`), or null where the source is a folder of images;
-#: - `frames`: the encoded frames in order, or null where the source is a video file;
-#: - `num_frames`, `height`, `width` (pixels), `fps` (frames a second; null where the source names none);
-#: - `annotated_frames`: A frame numbers, 0-based and ascending;
-#: - `evaluation_frames`: frame numbers, where a benchmark evaluates only some; null: all annotated ones;
-#: - `instance_ids`: M ids, as the source writes them;
-#: - `masks`: A lists of M strings, the counts of a COCO compressed RLE of size [height, width];
-#:   null: this instance is not annotated in this frame;
-#: - `sentences`: `instances` are indices into `instance_ids`, empty where the sentence has no referent;
-#:   `kind` is the kind of sentence, where the source names one.
+#: What each column of a data set of video sentences holds. M objects (instances), A annotated frames.
+COLUMNS = {
+    "video_id": "the video's name, as the source writes it",
+    "video": 'the encoded file, `{"bytes", "path"}`; null where the source is a folder of images',
+    "frames": "the encoded frames in order; null where the source is a video file",
+    "num_frames": "number of frames of the video",
+    "height": "height of the frames, in pixels",
+    "width": "width of the frames, in pixels",
+    "fps": "frames per second; null where the source does not say",
+    "annotated_frames": "A frame numbers, from 0 and ascending",
+    "evaluation_frames": "frame numbers, where a benchmark evaluates only some; null: all annotated ones",
+    "instance_ids": "M ids of the objects, as the source writes them",
+    "masks": "A lists of M strings, each the counts of a COCO compressed RLE of size [height, width]; null: this "
+    "object is not annotated in this frame",
+    "sentences": "the sentences; `instances` are indices into `instance_ids`, empty where the sentence has no "
+    "referent; `kind` is the kind of the sentence, where the source names one",
+}
+
+#: The types of the columns.
 FEATURES = Features(
     {
         "video_id": Value("string"),

@@ -1,0 +1,298 @@
+"""Writes docs/reference/ from the code: `python docs/generate_reference.py`. A test holds the pages to the code."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from docstring_parser import DocstringStyle, parse
+from jsonargparse import ArgumentParser
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import cvls  # noqa: E402
+from modeling_cvls import CVLSConfig  # noqa: E402
+from modeling_cvls.cli.convert import NAMES as SOURCES  # noqa: E402
+from modeling_cvls.data import FEATURES  # noqa: E402
+from modeling_cvls.data.schema import COLUMNS  # noqa: E402
+from modeling_cvls.training import training_options  # noqa: E402
+from modeling_cvls.training.arguments import CVLSTrainingArguments  # noqa: E402
+
+NOTE = "<!-- Written by docs/generate_reference.py from the code: change the code, and run it again. -->"
+#: What the page of the Python interface shows, in its order.
+MODULES = (
+    "modeling_cvls",
+    "modeling_cvls.data",
+    "modeling_cvls.training",
+    "modeling_cvls.evaluation",
+    "modeling_cvls.segmentation",
+    "modeling_cvls.visualization",
+    "modeling_cvls.explanation",
+)
+
+
+class _Parser(Exception):
+    """Carries the parser of a command out of its `main`."""
+
+
+def parser_of(main: Callable[..., None], prog: str) -> ArgumentParser:
+    """The parser that a command's `main` makes."""
+
+    def stop(self, *args, **kwargs):
+        raise _Parser(self)
+
+    own = ArgumentParser.parse_args
+    ArgumentParser.parse_args = stop
+    try:
+        main([], prog=prog)
+    except _Parser as found:
+        return found.args[0]
+    finally:
+        ArgumentParser.parse_args = own
+    raise ValueError(f"{prog} parses nothing")
+
+
+def cell(text: Any) -> str:
+    """Text as a cell of a table."""
+    return " ".join(str(text).replace("|", "\\|").split())
+
+
+def default_of(action: Any) -> str:
+    if action.required or (not action.option_strings and action.nargs not in ("?", "*")):
+        return "required"
+    if action.default is None or action.default == "==SUPPRESS==":
+        return ""
+    if isinstance(action.default, list | tuple):
+        return f"`{' '.join(map(str, action.default))}`"
+    return f"`{action.default}`".lower() if isinstance(action.default, bool) else f"`{action.default}`"
+
+
+def arguments_of(parser: ArgumentParser) -> Iterator[str]:
+    """The rows of a command's table."""
+    yield "| argument | default | what it is |\n| --- | --- | --- |"
+    for action in parser._actions:
+        if action.help == "==SUPPRESS==" or "--help" in action.option_strings:
+            continue
+        names = action.option_strings or [action.metavar or action.dest]
+        names = ", ".join(f"`{name}`" for name in names)
+        if action.choices:
+            names += ": " + ", ".join(f"`{choice}`" for choice in action.choices)
+        text = (
+            (action.help or "") % {"default": action.default} if "%(default)s" in (action.help or "") else action.help
+        )
+        yield f"| {cell(names)} | {cell(default_of(action))} | {cell(text or '')} |"
+
+
+def described(parser: ArgumentParser) -> str:
+    """A command's description, its examples as code."""
+    parts = []
+    for part in inspect.cleandoc(parser.description or "").split("\n\n"):
+        code = part.strip().startswith(("cvls ", "python "))
+        parts.append(f"```bash\n{inspect.cleandoc(part)}\n```" if code else part)
+    return "\n\n".join(parts)
+
+
+def command_line() -> str:
+    page = [NOTE, "# Command line", "Every command also runs as `python -m modeling_cvls COMMAND`."]
+    page += ["Errors that you can mend are one line on stderr, with exit status 2. `--debug` shows their traceback."]
+    page += ["| command | what it does |\n| --- | --- |"]
+    page[-1] += "".join(f"\n| [`cvls {name}`](#cvls-{name}) | {text} |" for name, text in cvls.COMMANDS.items())
+    for name in cvls.COMMANDS:
+        page.append(f"## cvls {name}")
+        if name == "train":
+            page.append(cvls.COMMANDS[name])
+            page.append("```bash\ncvls train CONFIG.yaml [--section.key value ...]\n```")
+            page.append("The keys are those of the [configuration](configuration.md).")
+            continue
+        module = importlib.import_module(f"modeling_cvls.cli.{name}")
+        parser = parser_of(module.main, f"cvls {name}")
+        page += [described(parser), "\n".join(arguments_of(parser))]
+        if name == "convert":
+            page += list(conversions())
+    return "\n\n".join(page) + "\n"
+
+
+def conversions() -> Iterator[str]:
+    from modeling_cvls.conversion import conversion_parser
+
+    for name in SOURCES:
+        source = importlib.import_module(f"modeling_cvls.conversion.{name}")
+        yield f"### cvls convert {name}"
+        yield "\n".join(arguments_of(conversion_parser(source, f"cvls convert {name}")))
+
+
+def configuration() -> str:
+    inherited = {field for base in CVLSTrainingArguments.__mro__[1:] for field in getattr(base, "__annotations__", {})}
+    own = CVLSTrainingArguments.__annotations__
+    page = [NOTE, "# Configuration of a training", "The keys of the YAML file of `cvls train`, which are flags too."]
+    for section, text in (
+        ("model", "What to train: a checkpoint, pretrained parts, or a model from nothing."),
+        ("data", "Which clips to train on, and how they are drawn and changed."),
+        (
+            "training",
+            "All of transformers' [TrainingArguments]"
+            "(https://huggingface.co/docs/transformers/main_classes/trainer), and these:",
+        ),
+    ):
+        page += [f"## {section}", text]
+        rows = ["| key | default | what it is |\n| --- | --- | --- |"]
+        for option in training_options():
+            name = option.key.removeprefix(f"{section}.")
+            if not option.key.startswith(f"{section}.") or name.startswith("config."):
+                continue
+            if section == "training" and name in inherited and name not in own:
+                continue
+            rows.append(f"| `{cell(option.key)}` | {shown(option.default)} | {cell(option.help)} |")
+        page.append("\n".join(rows))
+        if section == "model":
+            page.append("`model.config.KEY` sets a field of the [model's configuration](model_configuration.md).")
+    return "\n\n".join(page) + "\n"
+
+
+def shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return f"`{str(value).lower().replace('none', 'null')}`"
+    return f"`{cell(value)}`"
+
+
+def model_configuration() -> str:
+    texts = parse(inspect.cleandoc(CVLSConfig.__doc__), DocstringStyle.GOOGLE)
+    page = [
+        NOTE,
+        "# Configuration of the model",
+        "The fields of `CVLSConfig`. In a training's file they are `model.config.KEY`.",
+    ]
+    rows = ["| key | default | what it is |\n| --- | --- | --- |"]
+    for entry in texts.params:
+        for name in entry.arg_name.split(", "):
+            rows.append(f"| `{name}` | {shown(getattr(CVLSConfig, name))} | {cell(entry.description)} |")
+    return "\n\n".join([*page, "\n".join(rows)]) + "\n"
+
+
+def data_schema() -> str:
+    page = [NOTE, "# Data schema", "One row per video: its frames, the masks of its objects, and sentences about them."]
+    page.append("`modeling_cvls.data.FEATURES` is the type of a row. There are A annotated frames and M objects.")
+    rows = ["| column | type | what it is |\n| --- | --- | --- |"]
+    rows += [f"| `{name}` | {type_of(FEATURES[name])} | {cell(COLUMNS[name])} |" for name in FEATURES]
+    page.append("\n".join(rows))
+    return "\n\n".join(page) + "\n"
+
+
+def type_of(feature: Any) -> str:
+    if isinstance(feature, dict):
+        return "{" + ", ".join(f"{name}: {type_of(value)}" for name, value in feature.items()) + "}"
+    if hasattr(feature, "feature"):
+        return f"list of {type_of(feature.feature)}"
+    return (
+        getattr(feature, "dtype", None)
+        if type(feature).__name__ == "Value"
+        else f"encoded {type(feature).__name__.lower()}"
+    )
+
+
+def python() -> str:
+    page = [NOTE, "# Python", "What is meant to be used. Everything else may change from version to version."]
+    for name in MODULES:
+        module = importlib.import_module(name)
+        page += [f"## {name}", first_paragraphs(module)]
+        for public in public_names(module):
+            page += list(described_object(getattr(module, public), public))
+    return "\n\n".join(part for part in page if part) + "\n"
+
+
+def first_paragraphs(module: ModuleType) -> str:
+    return inspect.cleandoc(module.__doc__ or "").split("\n\n")[0]
+
+
+def public_names(module: ModuleType) -> list[str]:
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def described_object(value: Any, name: str) -> Iterator[str]:
+    if not callable(value):
+        yield f"### {name}"
+        yield f"A {type(value).__name__}."
+        return
+    yield f"### {name}"
+    yield signature_of(value, name)
+    yield docstring_of(value)
+    if inspect.isclass(value):
+        for inner, method in vars(value).items():
+            method = getattr(method, "__func__", method)
+            shown_method = not inner.startswith("_") or inner == "__call__"
+            if shown_method and inspect.isfunction(method) and method.__doc__:
+                yield signature_of(method, f"{name}.{inner}", method=True)
+                yield docstring_of(method)
+
+
+def signature_of(value: Any, name: str, method: bool = False) -> str:
+    try:
+        parameters = list(inspect.signature(value).parameters.values())
+    except (TypeError, ValueError):
+        return f"```python\n{name}\n```"
+    shown_parameters = []
+    for parameter in parameters[1:] if method and parameters and parameters[0].name in ("self", "cls") else parameters:
+        text = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "") + parameter.name
+        if parameter.default is not parameter.empty:
+            plain = isinstance(parameter.default, bool | int | float | str | tuple | type(None))
+            text += f"={parameter.default!r}" if plain else "=..."
+        shown_parameters.append(text)
+    many = len(shown_parameters) > 12
+    inside = ", ".join([*shown_parameters[:12], "..."] if many else shown_parameters)
+    return f"```python\n{name}({inside})\n```"
+
+
+def docstring_of(value: Any) -> str:
+    text = inspect.cleandoc(value.__doc__ or "")
+    if not text or text.startswith(f"{getattr(value, '__name__', '')}("):
+        return ""
+    found = parse(text, DocstringStyle.GOOGLE)
+    parts = [part for part in (found.short_description, found.long_description) if part]
+    if found.params:
+        rows = []
+        for entry in found.params:
+            kind = f" ({entry.type_name})" if entry.type_name else ""
+            rows.append(f"- `{entry.arg_name}`{kind}: {cell_free(entry.description)}")
+        parts.append("\n".join(rows))
+    if found.returns:
+        named = f"{found.returns.type_name}: " if found.returns.type_name else ""
+        parts.append(f"**Returns** {named}{cell_free(found.returns.description)}")
+    if found.raises:
+        raised = "; ".join(
+            f"`{entry.type_name}`: {cell_free(entry.description)}" if entry.type_name else cell_free(entry.description)
+            for entry in found.raises
+        )
+        parts.append(f"**Raises** {raised}")
+    return "\n\n".join(parts)
+
+
+def cell_free(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+#: Each page of docs/reference/ and what writes it.
+PAGES = {
+    "command_line.md": command_line,
+    "configuration.md": configuration,
+    "model_configuration.md": model_configuration,
+    "data_schema.md": data_schema,
+    "python.md": python,
+}
+
+
+if __name__ == "__main__":
+    folder = ROOT / "docs" / "reference"
+    folder.mkdir(exist_ok=True)
+    for name, write in PAGES.items():
+        (folder / name).write_text(write(), encoding="utf-8")
+        print(f"docs/reference/{name}")
