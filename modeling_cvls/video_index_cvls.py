@@ -1,0 +1,394 @@
+"""Which frames a player shows of an encoded video, and when: one index, made from the packets of the container.
+
+A packet holds one encoded frame. The index honors edit lists, leaves out what no player shows (discarded packets,
+hidden frames, frames before the first one that can be decoded) and puts the others in the order of their presentation
+times. Where the packets do not say all of this, the video is decoded once to make the index.
+"""
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+VP8_IS_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, section 9.1)
+TINY = 24  # bytes; a smaller packet of MPEG-4 may say "no new frame" instead of holding one
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """The T frames that a player shows of a video stream, in the order of their presentation times.
+
+    Packets are numbered in the order in which they are stored, which is the order of decoding.
+
+    Attributes:
+        stream: the number of the stream in its container.
+        packets: int array (T,), the number of the packet that holds each frame.
+        times: float array (T,), presentation times in seconds; the first frame is at 0.
+        end: the time in seconds at which the last frame ends.
+        fps: frames per second, the mean over the video.
+        key_packets, key_frames: int arrays (K,). Decoding that starts at a key packet gives the frames from the
+            key frame beside it on.
+        key_stamps, key_sizes: int arrays (K,), time stamps to seek the key packets by, and their sizes in bytes.
+        stamps: int array, a time stamp for each packet, by which it is recognized after seeking; None where packets
+            have no time stamps or share them.
+        stamp_name: which time stamp that is, "pts" or "dts".
+        height, width: size of the frames as shown, in pixels.
+        orientation: how a decoded frame is turned to be shown: whether it is transposed, whether its rows are then
+            reversed, and whether its columns are.
+        sample_aspect_ratio: the width of a shown pixel divided by its height.
+        num_missing: how many frames are missing at the end, by what the header promises.
+        is_plain: whether the file is an mp4 or mov in which every packet is shown, upright and with all lines, and no
+            packet before a key packet is needed after it.
+    """
+
+    stream: int
+    packets: np.ndarray
+    times: np.ndarray
+    end: float
+    fps: float
+    key_packets: np.ndarray
+    key_frames: np.ndarray
+    key_stamps: np.ndarray
+    key_sizes: np.ndarray
+    stamps: np.ndarray | None
+    stamp_name: str
+    height: int
+    width: int
+    orientation: tuple[bool, bool, bool]
+    sample_aspect_ratio: Fraction
+    num_missing: int
+    is_plain: bool
+
+    def __len__(self) -> int:
+        return len(self.packets)
+
+    def first_packet(self, frame: int) -> int:
+        """The packet at which decoding must start to give this frame."""
+        key = np.searchsorted(self.key_frames, frame, side="right") - 1
+        return int(self.key_packets[key]) if key >= 0 else 0
+
+    def as_shown(self, picture: np.ndarray) -> np.ndarray:
+        """A decoded picture (h, w, ...) turned as it is to be shown, (H, W, ...); a view."""
+        transpose, reverse_rows, reverse_columns = self.orientation
+        picture = picture.swapaxes(0, 1) if transpose else picture
+        return picture[:: -1 if reverse_rows else 1, :: -1 if reverse_columns else 1]
+
+
+@dataclass(frozen=True)
+class _Packets:
+    """What the N packets of a stream say, in the order in which they are stored."""
+
+    pts: list[int | None]
+    dts: list[int | None]
+    durations: list[int]
+    sizes: list[int]
+    is_key: np.ndarray
+    is_shown: np.ndarray
+    is_refreshed_at_once: bool  # whether no key packet of H.264 only begins to refresh the picture
+    num_promised: int  # packets that the container's table lists
+    is_cut: bool  # an error ended the reading
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+
+def import_av():
+    """PyAV, or an ImportError that says how to get it."""
+    # Imported when needed, and in a `try`, where code from the Hub is not searched for what it demands: arrays and
+    # images can be read without it.
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("encoded videos are read with PyAV, which is not installed: pip install av") from error
+    return av
+
+
+def open_container(source: str | bytes):
+    """Opens an encoded video: the path of a file, or its bytes.
+
+    Raises:
+        av.FFmpegError: its format is not known.
+    """
+    av = import_av()
+    if isinstance(source, bytes):
+        source, brand = io.BytesIO(source), source[4:8]
+    else:
+        source = os.path.abspath(source)  # FFmpeg takes what stands before a colon in a relative path for a protocol
+        with open(source, "rb") as file:
+            brand = file.read(8)[4:]
+    # The tables of mp4 and mov say everything about their packets: not parsing these as well saves a fifth of the time.
+    return av.open(source, options={"fflags": "noparse"} if brand == b"ftyp" else {})
+
+
+def decode_packets(packets: Iterable[tuple[int, Any]], codec, failed: list[int]) -> Iterator[tuple[int, Any]]:
+    """Decodes numbered packets.
+
+    Args:
+        packets: (number, packet) pairs in the order of decoding.
+        codec: the codec context of their stream.
+        failed: the numbers of the packets that cannot be decoded are appended to it.
+
+    Returns:
+        An iterator over (number of the packet, frame) in the order of display.
+    """
+    av = import_av()
+    number = -1
+    for number, packet in packets:
+        if not packet.size:
+            continue  # it holds nothing; the decoder would take it for the end
+        packet.pts = number  # comes back with the frame, even where the container's own time stamps are wrong
+        try:
+            frames = codec.decode(packet)
+        except av.FFmpegError:
+            failed.append(number)
+            continue
+        for frame in frames:
+            yield frame.pts, frame
+    try:
+        frames = codec.decode(None)
+    except av.FFmpegError:
+        failed.append(number)
+        return
+    for frame in frames:
+        yield frame.pts, frame
+
+
+def numbered_packets(container, stream) -> Iterator[tuple[int, Any]]:
+    """The packets of a stream with their numbers, from where the container stands to its end or first error."""
+    av = import_av()
+    try:
+        yield from enumerate(packet for packet in container.demux(stream) if packet.dts is not None or packet.size)
+    except av.FFmpegError:
+        return
+
+
+def index_video(source: str | bytes) -> VideoIndex:
+    """Makes the index of a video.
+
+    Args:
+        source: the path of a file, or its bytes.
+
+    Raises:
+        av.FFmpegError: its format is not known.
+        ValueError: it holds no video, or none of its frames can be decoded. The message is the end of a sentence that
+            begins with the name of the video.
+    """
+    with open_container(source) as container:
+        stream = container.streams.best("video")
+        if stream is None or _is_picture(stream):
+            raise ValueError("holds no video stream")
+        packets = _read_packets(container, stream)
+        number, length = stream.index, _promised_length(container, stream)
+        unit, rate, aspect = stream.time_base, stream.average_rate or stream.guessed_rate, stream.sample_aspect_ratio
+        format_name = container.format.name
+    is_avi = format_name == "avi"  # it has no presentation times: those of its packets are guesses
+    with open_container(source) as container:
+        stream = container.streams[number]
+        codec = stream.codec_context
+        codec.thread_count = 1
+        failed: list[int] = []
+        decoded = decode_packets(numbered_packets(container, stream), codec, failed)
+        first, frame = next(decoded, (None, None))
+        if frame is None:
+            raise ValueError("has no frame that can be decoded")
+        order = None
+        has_fields = codec.name == "h264" and frame.interlaced_frame  # a packet may hold every other line of a frame
+        may_skip = codec.name.startswith(("mpeg4", "msmpeg4")) and min(packets.sizes) < TINY
+        if not (has_fields or may_skip or (is_avi and codec.has_b_frames)):
+            order = _order_of_times(packets, first)
+        if order is None:
+            failed.clear()
+            order = _order_of_display([first, *(number for number, _ in decoded)], failed)
+    times, end, fps = _times(packets, order, unit, rate, "dts" if is_avi else "pts")
+    orientation = _orientation(frame)
+    size = frame.height, frame.width
+    key_packets, key_frames = _keys(packets.is_key, order)
+    stamps = packets.dts if is_avi else packets.pts
+    return VideoIndex(
+        is_plain=(
+            packets.num_promised == len(packets) == len(order)
+            and not (has_fields or any(orientation))
+            and packets.is_refreshed_at_once
+            and np.array_equal(key_packets, key_frames)
+        ),
+        stream=number,
+        packets=order,
+        times=times,
+        end=end,
+        fps=fps,
+        key_packets=key_packets,
+        key_frames=key_frames,
+        # By its time of decoding where it is known: a search by the time of presentation may end behind the packet.
+        key_stamps=np.array([_earlier(packets.pts[key], packets.dts[key]) for key in key_packets], dtype=np.int64),
+        key_sizes=np.array(packets.sizes)[key_packets],
+        stamps=np.array(stamps) if None not in stamps and len(set(stamps)) == len(stamps) else None,
+        stamp_name="dts" if is_avi else "pts",
+        height=size[1] if orientation[0] else size[0],
+        width=size[0] if orientation[0] else size[1],
+        orientation=orientation,
+        sample_aspect_ratio=_aspect_as_shown(aspect, orientation),
+        num_missing=_num_missing(packets, length, times, end, fps),
+    )
+
+
+def _is_picture(stream) -> bool:
+    """Whether it is a picture attached to music, such as the cover of an album."""
+    return "attached_pic" in str(stream.disposition)
+
+
+def _read_packets(container, stream) -> _Packets:
+    """All packets of a stream; nothing is decoded."""
+    av = import_av()
+    is_vp8 = stream.codec_context.name == "vp8"
+    is_mov = "mov" in container.format.name
+    checks_keys = is_mov and stream.codec_context.name == "h264"
+    rows, all_idr, is_cut = [], True, False
+    try:
+        for packet in container.demux(stream):
+            size = packet.size
+            if not size and packet.dts is None:
+                continue  # the mark of the end
+            is_shown = size and not packet.is_discard and not (is_vp8 and not memoryview(packet)[0] & VP8_IS_SHOWN)
+            rows.append((packet.pts, packet.dts, packet.duration, size, packet.is_keyframe, is_shown))
+            if checks_keys and packet.is_keyframe:
+                all_idr = all_idr and _has_idr(memoryview(packet))
+    except av.FFmpegError:
+        is_cut = True
+    if not rows:
+        raise ValueError("holds no frames")
+    pts, dts, durations, sizes, is_key, is_shown = zip(*rows, strict=True)
+    return _Packets(
+        pts=list(pts),
+        dts=list(dts),
+        durations=list(durations),
+        sizes=list(sizes),
+        is_key=np.array(is_key, dtype=bool),
+        is_shown=np.array(is_shown, dtype=bool),
+        is_refreshed_at_once=all_idr,
+        num_promised=len(stream.index_entries) if is_mov else 0,
+        is_cut=is_cut,
+    )
+
+
+def _has_idr(data: memoryview) -> bool:
+    """Whether a packet of H.264 in mp4 (units that begin with their length in 4 bytes) holds an IDR picture, type 5."""
+    position = 0
+    while position + 4 < len(data):
+        if data[position + 4] & 31 == 5:
+            return True
+        position += 4 + int.from_bytes(data[position : position + 4])
+    return False
+
+
+def _promised_length(container, stream) -> float | None:
+    """The length in seconds that the header promises, where it does."""
+    if stream.metadata.get("DURATION"):  # of Matroska and WebM
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    if container.format.name == "avi" and stream.duration:
+        return float(stream.duration * stream.time_base)
+    is_alone = len(container.streams) == 1  # otherwise the length may be that of the sound
+    if is_alone and container.duration and ("matroska" in container.format.name or container.format.name == "flv"):
+        return container.duration / 1e6
+    return None
+
+
+def _order_of_times(packets: _Packets, first: int) -> np.ndarray | None:
+    """The shown packets by their times of presentation from packet `first` on; None where these do not give an order.
+
+    Frames before `first`, the earliest that the decoder gives, lack the frames that they are predicted from.
+    """
+    shown = np.flatnonzero(packets.is_shown)
+    times = [packets.pts[number] for number in shown]
+    decoding = np.array([stamp for stamp in packets.dts if stamp is not None])
+    if None in times or len(set(times)) < len(times) or np.any(decoding[1:] < decoding[:-1]):
+        return None
+    order = shown[np.argsort(times)]
+    start = np.flatnonzero(order == first)
+    return order[start[0] :] if start.size else None
+
+
+def _order_of_display(decoded: list[int], failed: list[int]) -> np.ndarray:
+    """The packets of all decoded frames, and of those that cannot be decoded where they would stand by their number."""
+    order = np.array(decoded)
+    failed = np.array(failed, dtype=order.dtype)
+    failed = failed[failed > order[0]]
+    places = [np.count_nonzero(order < number) for number in failed]
+    return np.insert(order, places, failed)
+
+
+def _keys(is_key: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The packets at which decoding can start, and the first frame that each of them gives."""
+    place = np.full(len(is_key), -1)
+    place[order] = np.arange(len(order))
+    pairs = []
+    for packet in np.flatnonzero(is_key):
+        later = order > packet if place[packet] < 0 else None  # itself it is not shown
+        if later is None:
+            pairs.append((packet, place[packet]))
+        elif later.any():
+            pairs.append((packet, later.argmax()))
+    pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    in_order = pairs[:, 1] >= np.maximum.accumulate(pairs[:, 1])
+    return pairs[in_order, 0], pairs[in_order, 1]
+
+
+def _times(
+    packets: _Packets, order: np.ndarray, unit: Fraction, rate: Fraction | None, stamp_name: str
+) -> tuple[np.ndarray, float, float]:
+    """Times of presentation from 0 on, the time at which the last frame ends, and frames per second."""
+    stamps = [packets.pts[number] for number in order]
+    if None in stamps or stamp_name == "dts":
+        # In the order of display the times of decoding are those of presentation, but for a constant delay.
+        stamps = [packets.dts[number] for number in np.sort(order)]
+    if None in stamps:
+        steps = np.full(len(order) - 1, 1 / float(rate or 25))
+    else:
+        steps = np.diff(np.array(stamps, dtype=np.int64)) * float(unit)
+        forward = steps > 0
+        steps[~forward] = np.median(steps[forward]) if forward.any() else 1 / float(rate or 25)
+    times = np.concatenate([[0.0], np.cumsum(steps)])
+    fps = float(rate or 25)
+    if len(steps) and (rate is None or abs(len(steps) / fps - times[-1]) > 0.5 / fps):
+        fps = len(steps) / float(times[-1])  # the header's rate is not that of the frames shown
+    last = packets.durations[order[-1]] * float(unit) if stamp_name == "pts" else 0
+    return times, float(times[-1]) + (last or 1 / fps), fps
+
+
+def _earlier(pts: int | None, dts: int | None) -> int:
+    return min((stamp for stamp in (pts, dts) if stamp is not None), default=0)
+
+
+def _orientation(frame) -> tuple[bool, bool, bool]:
+    """Transpose, reverse rows, reverse columns: the display matrix of a frame, at the nearest right angle.
+
+    The matrix sends the column x and the row y to x' = a x + c y and y' = b x + d y (ISO/IEC 14496-12, section 8.3.2).
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(data, dtype=np.int32, count=5)
+    if max(abs(int(a)), abs(int(d))) >= max(abs(int(b)), abs(int(c))):
+        return False, bool(d < 0), bool(a < 0)
+    return True, bool(b < 0), bool(c < 0)
+
+
+def _aspect_as_shown(aspect: Fraction | None, orientation: tuple[bool, bool, bool]) -> Fraction:
+    if not aspect or aspect <= 0:
+        return Fraction(1)
+    return 1 / Fraction(aspect) if orientation[0] else Fraction(aspect)
+
+
+def _num_missing(packets: _Packets, length: float | None, times: np.ndarray, end: float, fps: float) -> int:
+    """How many frames the header promises beyond those that are there."""
+    missing = max(0, packets.num_promised - len(packets))
+    steps = np.diff(times)
+    # With frames of differing durations, the length says nothing of their number.
+    if not missing and length is not None and len(steps) and steps.max() < 1.5 * np.median(steps):
+        gap = (length - end) * fps
+        missing = round(gap) if gap > 1.5 else 0
+    return max(missing, int(packets.is_cut))
