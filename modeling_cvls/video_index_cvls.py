@@ -203,7 +203,7 @@ def index_video(source: str | bytes) -> VideoIndex:
         if order is None:
             failed.clear()
             order = _order_of_display([first, *(number for number, _ in decoded)], failed)
-    times, end, fps = _times(packets, order, unit, rate, "dts" if is_avi else "pts")
+    start, times, end, fps = _times(packets, order, unit, rate, "dts" if is_avi else "pts")
     orientation = _orientation(frame)
     size = frame.height, frame.width
     key_packets, key_frames = _keys(packets.is_key, order)
@@ -231,7 +231,7 @@ def index_video(source: str | bytes) -> VideoIndex:
         width=size[0] if orientation[0] else size[1],
         orientation=orientation,
         sample_aspect_ratio=_aspect_as_shown(aspect, orientation),
-        num_missing=_num_missing(packets, length, times, end, fps),
+        num_missing=_num_missing(packets, None if length is None else length - start, times, end, fps),
     )
 
 
@@ -339,8 +339,10 @@ def _keys(is_key: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _times(
     packets: _Packets, order: np.ndarray, unit: Fraction, rate: Fraction | None, stamp_name: str
-) -> tuple[np.ndarray, float, float]:
-    """Times of presentation from 0 on, the time at which the last frame ends, and frames per second."""
+) -> tuple[float, np.ndarray, float, float]:
+    """The first time of presentation, all of them counted from it, the time at which the last frame ends, and frames
+    per second."""
+    start = 0.0
     stamps = [packets.pts[number] for number in order]
     if None in stamps or stamp_name == "dts":
         # In the order of display the times of decoding are those of presentation, but for a constant delay.
@@ -348,6 +350,7 @@ def _times(
     if None in stamps:
         steps = np.full(len(order) - 1, 1 / float(rate or 25))
     else:
+        start = float(stamps[0] * unit)
         steps = np.diff(np.array(stamps, dtype=np.int64)) * float(unit)
         forward = steps > 0
         steps[~forward] = np.median(steps[forward]) if forward.any() else 1 / float(rate or 25)
@@ -356,7 +359,7 @@ def _times(
     if len(steps) and (rate is None or abs(len(steps) / fps - times[-1]) > 0.5 / fps):
         fps = len(steps) / float(times[-1])  # the header's rate is not that of the frames shown
     last = packets.durations[order[-1]] * float(unit) if stamp_name == "pts" else 0
-    return times, float(times[-1]) + (last or 1 / fps), fps
+    return start, times, float(times[-1]) + (last or 1 / fps), fps
 
 
 def _earlier(pts: int | None, dts: int | None) -> int:
