@@ -35,12 +35,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
-from train import build as build_for_training
-from train import collator_for, load_train_set, read_arguments
 from transformers import AutoBackbone, CLIPSegConfig, CLIPSegForImageSegmentation
 from transformers.initialization import no_init_weights
 
 from modeling_cvls import CVLSConfig, CVLSModel
+from modeling_cvls.training import build as build_for_training
+from modeling_cvls.training import collator_for, load_train_set, parse_training
 
 BACKBONE, CVLS, CLIPSEG = "backbone alone", "CVLS", "CLIPSeg"
 # Operations of the whole forward pass over those of the backbone, by the number of sentences; for the default model.
@@ -93,7 +93,7 @@ def read_setting(configuration: list[str]) -> Setting:
     """The default model, or that of a training configuration, file and flags, with `model.config`."""
     if not configuration:
         return Setting(CVLSConfig())
-    model, data, training = read_arguments(configuration)
+    model, data, training = parse_training(configuration)
     if model.checkpoint or model.vision:
         raise ValueError(
             f"{configuration[0]}: the model must be described by `model.config` alone, as nothing is downloaded here"
@@ -317,7 +317,7 @@ def measure_head(setting: Setting, repeats: int, device: torch.device, clock: Ca
 
 def measure_reading(configuration: list[str], repeats: int) -> None:
     """Prints the median over `repeats` batches of a training's own data set."""
-    model_args, data, training = read_arguments(configuration)
+    model_args, data, training = parse_training(configuration)
     train_set = load_train_set(data, training.seed)
     model, processor = build_for_training(model_args, data, train_set)
     clips, collate = training.per_device_train_batch_size, collator_for(model, processor, data, training)

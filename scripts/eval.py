@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 
 from modeling_cvls import CVLSModel
 from modeling_cvls.evaluation import PROTOCOLS, evaluate_segmenter, note_on_frames, results_table
-from modeling_cvls.launch import process_state, start_cpu_processes
+from modeling_cvls.launch import process_state
 
 #: The split that results of a benchmark are published on.
 SPLITS = {"a2d": "test", "jhmdb": "test", "ref_davis17": "valid", "refer_youtube_vos": "valid", "mevis": "valid_u"}
@@ -82,7 +82,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    start_cpu_processes()
     try:
         main()
     except (ValueError, FileNotFoundError) as error:

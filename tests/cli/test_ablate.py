@@ -19,10 +19,8 @@ from ablate import Ablation, tables
 from factories import ROOT, tiny_config, tiny_sections, tiny_tokenizer
 from modeling_cvls import CVLSConfig, CVLSModel, CVLSProcessor, CVLSVideoProcessor
 from modeling_cvls.data import FEATURES, ClipCollator, ClipSampler
-from modeling_cvls.training import CVLSTrainer
+from modeling_cvls.training import CVLSTrainer, parse_training
 
-sys.path.insert(0, str(ROOT / "scripts"))
-from train import read_arguments  # noqa: E402
 
 
 def metrics(iou, accuracy):
@@ -106,7 +104,7 @@ def test_shipped_variants_switch_what_their_names_say(path, monkeypatch):
     for name, switches in ablation.variants.items():
         flags = {**ablation.flags, **switches, "training.use_cpu": True}
         words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
-        model, _, training = read_arguments([ablation.train, *words])
+        model, _, training = parse_training([ablation.train, *words])
         config = CVLSConfig(**model.config)
         assert training.max_steps > 0
         assert (config.contrast_weight == 0) == name.startswith("baseline")

@@ -308,13 +308,13 @@ def test_submission_and_truth_together(model, processor, rows, tmp_path):
 
 WORKER = """
 import atexit, os, sys, torch.distributed
-from modeling_cvls.launch import start_cpu_processes
+from modeling_cvls.launch import prepare_processes
 note = f"{__file__}.{os.environ.get('RANK')}"
 def at_the_end():
     with open(note, "w") as file:
         print("in the group:", torch.distributed.is_initialized(), file=file)
 atexit.register(at_the_end)
-start_cpu_processes()
+prepare_processes()
 sys.path.insert(0, "scripts")
 import eval
 for line in open(sys.argv[1]):
@@ -324,7 +324,7 @@ for line in open(sys.argv[1]):
 
 
 def test_two_processes_give_the_same_numbers(model, processor, rows, tmp_path):
-    """The script under `accelerate launch`: five videos on two processes, and one video, so that one has nothing."""
+    """The script under `torchrun`: five videos on two processes, and one video, so that one has nothing."""
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     rows = [*rows, make_row("fourth", 3, (64, 64), [[0]]), make_row("fifth", 3, (64, 64), [[0], [1]], seed=9)]
@@ -338,7 +338,7 @@ def test_two_processes_give_the_same_numbers(model, processor, rows, tmp_path):
         f"{common} --dataset {tmp_path}/one --window 3 --output {tmp_path}/a2d.json\n"
     )
     (tmp_path / "worker.py").write_text(WORKER)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = subprocess.run(
         [*launch, tmp_path / "worker.py", tmp_path / "commands"],
         cwd=ROOT,

@@ -19,11 +19,9 @@ from modeling_cvls import CVLSModel, CVLSProcessor, FrameReader
 from modeling_cvls.data import ClipCollator, ClipSampler
 from modeling_cvls.evaluation import evaluate_segmenter
 from modeling_cvls.synthetic import write_a2d_sentences
-from modeling_cvls.training import CVLSTrainer
+from modeling_cvls.training import CVLSTrainer, DataArguments, load_train_set, parse_training
 
 REAL_VIDEOS = sorted((SHARED / "real_data" / "videos").glob("*.mp4"))
-sys.path.insert(0, str(ROOT / "scripts"))
-from train import DataArguments, load_train_set, read_arguments  # noqa: E402
 
 BEST_OFF = ["--training.load_best_model_at_end", "false"]
 
@@ -103,7 +101,7 @@ def test_training_can_be_resumed(checkpoint, config_file, tmp_path):
 
 
 def test_two_processes_train_and_evaluate(config_file, tmp_path):
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = run(
         *launch, "scripts/train.py", config_file, "--training.output_dir", tmp_path, "--training.max_steps", "3"
     )
@@ -118,6 +116,14 @@ def test_two_processes_train_and_evaluate(config_file, tmp_path):
     alone = evaluate_segmenter(model, processor, validation, progress=False)
     assert evaluation["eval_num_pairs"] == alone["num_pairs"]
     assert evaluation["eval_mean_iou"] == pytest.approx(alone["mean_iou"], abs=1e-6)
+
+
+def test_accelerate_on_cpus_says_how_several_processes_are_started(config_file, tmp_path):
+    """Accelerate would run one of the two, and say nothing."""
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    result = run(*launch, "scripts/train.py", config_file, "--training.output_dir", tmp_path)
+    assert result.returncode != 0
+    assert f"torchrun --nproc-per-node N scripts/train.py {config_file}" in result.stderr
 
 
 def test_evaluation_equals_a_plain_loop(checkpoint, dataset):
@@ -255,18 +261,28 @@ def test_a_loss_that_is_not_finite_stops_the_training(make_model, processor, dat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--training.max_step", "3"], "unknown keys of `training`: max_step"),
-        (["--model.config.contrast_wieght", "0"], "unknown keys of `model.config`: contrast_wieght"),
-        (["--data.datasets", "x"], "unknown keys of `data`: datasets"),
-        (["--trainer.max_steps", "3"], "unknown sections: trainer"),
-        (["--max_steps", "3"], "'--max_steps' is no flag of the form --section.key"),
-        (["--training.max_steps"], "'--training.max_steps' has no value"),
+        (["--training.max_step", "3"], "there is no key training.max_step; did you mean training.max_steps?"),
+        (["--model.config.contrast_wieght", "0"], "there is no key model.config.contrast_wieght"),
+        (["--data.datasets", "x"], "there is no key data.datasets; did you mean data.dataset?"),
+        (["--trainer.max_steps", "3"], "there is no key trainer.max_steps"),
+        (["--max_steps", "3"], "there is no key max_steps"),
+        (["--training.max_steps"], "--training.max_steps: expected one argument"),
     ],
 )
 def test_flags_that_do_not_exist_are_named(config_file, flags, message):
     with pytest.raises(ValueError) as error:
-        read_arguments([str(config_file), *flags])
+        parse_training([str(config_file), *flags])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["training.max_step", "model.config.contrast_wieght", "datas.dataset"])
+def test_keys_of_the_file_that_do_not_exist_are_named(config_file, tmp_path, key):
+    section = 3
+    for name in reversed(key.split(".")):
+        section = {name: section}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(section))
+    with pytest.raises(ValueError, match=f"there is no key {key}"):
+        parse_training([str(tmp_path / "wrong.yaml")])
 
 
 def test_flags_override_the_file(config_file):
@@ -280,7 +296,7 @@ def test_flags_override_the_file(config_file):
         "training.output_dir": "elsewhere",
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-    model, data, training = read_arguments([str(config_file), *words])
+    model, data, training = parse_training([str(config_file), *words])
     assert model.config["contrast_weight"] == 0 and model.config["num_frames"] == 4
     assert data.sentences_per_clip == 5 and data.dataset == {"a": 3, "b": 0.5}
     assert training.learning_rate == 0.01 and training.max_steps == 6
@@ -291,7 +307,9 @@ def test_flags_override_the_file(config_file):
     ("flag", "value", "message"),
     [
         ("--model.config.kept_channels", "1.5", "`kept_channels` is a share in (0, 1], got 1.5"),
-        ("--model.config.num_frames", "four", "'num_frames' expected int, got str"),
+        ("--model.config.num_frames", "four", "`model.config.num_frames` must be of type int | None, got four"),
+        ("--training.eval_strategy", "maybe", "`training.eval_strategy` must be one of no, steps, epoch, got maybe"),
+        ("--training.report_to", "mlflow", "`training.report_to` names mlflow"),
         ("--data.eval_split", "dev", "dev"),
         ("--data.dataset", "{a: 1, b: 0}", "the weights in `data.dataset` must be above 0"),
     ],
@@ -301,7 +319,8 @@ def test_values_that_cannot_be_are_named(config_file, tmp_path, monkeypatch, cap
     monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
-    assert str(stopped.value).startswith("train.py: ") and message in str(stopped.value)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.splitlines()[-1].startswith("cvls train: error: ") and message in error
 
 
 def test_a_dataset_without_the_columns_is_named(config_file, tmp_path):

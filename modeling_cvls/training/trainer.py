@@ -2,16 +2,22 @@
 
 import time
 from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import speed_metrics
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import TrainOutput, speed_metrics
 
-from .data import ClipSampler
-from .evaluation import evaluate_segmenter, flatten_results
-from .model_card import make_card
+from ..data import ClipSampler
+from ..evaluation import evaluate_segmenter, flatten_results
+from ..model_card import make_card
+from ..modeling_cvls import CVLSModel
+from .arguments import CVLSTrainingArguments
+from .recipe import WeightAverage, freeze_parts, load_floating, milestone_schedule, set_learning_rates
 
 
 class NewClipsEachEpoch(TrainerCallback):
@@ -24,21 +30,71 @@ class NewClipsEachEpoch(TrainerCallback):
         self.sampler.epoch = int(state.epoch or 0)
 
 
+class AverageWeights(TrainerCallback):
+    """Takes the weights of each step into their average."""
+
+    def __init__(self, average: WeightAverage):
+        self.average = average
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.average.update(model, state.global_step)
+
+
 class CVLSTrainer(Trainer):
     """transformers' `Trainer` for [`CVLSModel`].
 
     Rows of video sentences become batches in the data collator (`modeling_cvls.data.ClipCollator`). Evaluation segments
     whole videos with `evaluate_segmenter`, so that a number seen in training is the number of the final evaluation.
-    Needs `data_collator` (such a collator) and `processing_class` (a [`CVLSProcessor`]).
+
+    Args:
+        model: the segmenter; what `args` freezes learns nothing from then on.
+        args: [`CVLSTrainingArguments`], or transformers' own `TrainingArguments`.
+        kwargs: as in `Trainer`; `data_collator` (such a collator) and `processing_class` (a [`CVLSProcessor`]) are
+            needed.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: CVLSModel, args: TrainingArguments, **kwargs):
+        args = CVLSTrainingArguments.of(args)
+        self._still = freeze_parts(model, args)
+        super().__init__(model, args, **kwargs)
         self.add_callback(NewClipsEachEpoch(self.data_collator.sampler))
+        self._average = WeightAverage(self.model, args.ema_decay) if args.ema_decay else None
+        if self._average:
+            self.add_callback(AverageWeights(self._average))
         self._parts: dict[str, list] = defaultdict(list)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """All parameters but those of norms, biases and single numbers: these have no more than one dimension."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As inherited, with the learning rates of the parts."""
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made:
+            set_learning_rates(optimizer, self.model, self.args)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """As inherited, or the one of `lr_milestones`."""
+        if self.lr_scheduler is None and self.args.lr_milestones:
+            self.lr_scheduler = milestone_schedule(optimizer or self.optimizer, self.args, num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        """As inherited. With `ema_decay`, the model has the averaged weights afterwards."""
+        output = super().train(*args, **kwargs)
+        if self._average:
+            best = self.args.load_best_model_at_end and self.state.best_model_checkpoint
+            if not best:  # the best checkpoint's weights are averaged ones
+                load_floating(self.model, self._average.tensors)
+            self._average = None
+        return output
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's loss. Raises `FloatingPointError` when it is not finite, naming the step and the part."""
+        for module in self._still:
+            module.eval()
         outputs = model(**inputs)
         for name, value in outputs.losses.items():
             self._parts[name].append(value.detach())
@@ -51,6 +107,15 @@ class CVLSTrainer(Trainer):
                 "in place of fp16 keep it finite; if it is the very first step, look for infinite values in the data"
             )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """The model has the averaged weights inside the `with`, if `ema_decay` asks for an average."""
+        return self._average.in_place_of_weights(self.model) if self._average else nullcontext()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As inherited; with `ema_decay`, the averaged weights."""
+        with self.averaged_weights():
+            super().save_model(output_dir, _internal_call)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each part of the loss since the last report."""
@@ -69,12 +134,13 @@ class CVLSTrainer(Trainer):
         for buffer in self.model.buffers():
             broadcast(buffer)
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        results = evaluate_segmenter(
-            self.accelerator.unwrap_model(self.model),
-            self.processing_class,
-            dataset,
-            progress=not self.args.disable_tqdm,
-        )
+        with self.averaged_weights():
+            results = evaluate_segmenter(
+                self.accelerator.unwrap_model(self.model),
+                self.processing_class,
+                dataset,
+                progress=not self.args.disable_tqdm,
+            )
         metrics = flatten_results(results, f"{metric_key_prefix}_")
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(dataset)))
         self.log(metrics)

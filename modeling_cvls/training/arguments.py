@@ -1,0 +1,150 @@
+"""What a training is told: the sections `model`, `data` and `training` of its YAML file."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+
+
+def _option(default: Any, help: str) -> Any:
+    """A field of a dataclass with its help text, as transformers' own arguments have it."""
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class ModelArguments:
+    """What to train: a checkpoint, or pretrained parts, or a model from nothing.
+
+    Raises:
+        ValueError: only one of `vision` and `text` is given.
+    """
+
+    checkpoint: str | None = _option(
+        None, "Folder or Hub name of a CVLS checkpoint to go on from, instead of `vision` and `text`."
+    )
+    vision: str | None = _option(None, "Folder or Hub name of a pretrained vision backbone.")
+    text: str | None = _option(None, "Folder or Hub name of a pretrained text encoder.")
+    config: dict[str, Any] = _option(
+        {}, "Fields of CVLSConfig. Those that are not given are the checkpoint's, or the defaults."
+    )
+
+    def __post_init__(self):
+        if bool(self.vision) != bool(self.text):
+            raise ValueError("`model.vision` and `model.text` go together: give both, or neither and `model.config`")
+
+
+@dataclass
+class DataArguments:
+    """Which clips to train on, and how they are drawn and changed.
+
+    Raises:
+        ValueError: a weight in `dataset` that is not above 0.
+    """
+
+    dataset: str | dict[str, float] | None = _option(
+        None,
+        "Folder or Hub name of a data set of video sentences. Or several, each with its weight, from which rows are "
+        "drawn in proportion: {a: 3, b: 1}.",
+    )
+    train_split: str = _option("train", "Split to train on, as `load_dataset` takes it, such as train[:600].")
+    eval_split: str | None = _option(
+        "validation", "Split to evaluate on while training, or null; only used where `training.eval_strategy` is on."
+    )
+    eval_videos: int | None = _option(None, "Evaluate on this many videos at the start of the split; null for all.")
+    shortest_edge: int = _option(320, "Frames are scaled to this short side, in pixels.")
+    longest_edge: int = _option(576, "Frames have at most this long side, in pixels.")
+    streaming: bool = _option(False, "Read the rows while training, without downloading and preparing them first.")
+    sentences_per_clip: int | None = _option(None, "Draw this many sentences per clip; null for all of them.")
+    flip_probability: float = _option(
+        0.5, "How often a clip is mirrored, together with the words left and right of its sentences."
+    )
+
+    def __post_init__(self):
+        if isinstance(self.dataset, dict) and min(self.dataset.values(), default=0) <= 0:
+            raise ValueError(f"the weights in `data.dataset` must be above 0, got {self.dataset}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The names of the data sets, each with its weight.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not self.dataset:
+            raise ValueError("`data.dataset` is missing: the folder or Hub name of a data set of video sentences")
+        return self.dataset if isinstance(self.dataset, dict) else {self.dataset: 1.0}
+
+
+@dataclass
+class CVLSTrainingArguments(TrainingArguments):
+    """transformers' `TrainingArguments` and what the training of a segmenter needs besides.
+
+    Raises:
+        ValueError: a value that cannot be, or a logger in `report_to` that is not installed.
+    """
+
+    remove_unused_columns: bool = _option(False, "Not used: the collator reads the columns of the rows by itself.")
+    resume_from_checkpoint: bool | str | None = _option(
+        None, "Go on from this checkpoint folder; `true` means the newest checkpoint in `output_dir`."
+    )
+
+    backbone_learning_rate: float | None = _option(
+        None, "Learning rate of the vision backbone; null for `learning_rate`, which all other weights have."
+    )
+    text_encoder_learning_rate: float | None = _option(
+        None, "Learning rate of the text encoder; null for `learning_rate`."
+    )
+    freeze_backbone: bool = _option(False, "Keep the vision backbone as it is.")
+    freeze_backbone_stages: int = _option(
+        0, "Keep the stem and this many of the first stages of the backbone as they are, counted by its feature maps."
+    )
+    freeze_batch_norm: bool = _option(
+        False, "Keep the statistics and the weights of batch norm as they are, as is usual for a pretrained backbone."
+    )
+    freeze_text_encoder: bool = _option(False, "Keep the text encoder as it is, without dropout.")
+    lr_milestones: list[float] = _option(
+        [],
+        "Multiply the learning rates by `lr_milestone_factor` after these epochs, or after these steps where "
+        "`max_steps` is given. Takes the place of `lr_scheduler_type`; `warmup_steps` stay.",
+    )
+    lr_milestone_factor: float = _option(0.1, "What the learning rates are multiplied by at each of `lr_milestones`.")
+    ema_decay: float | None = _option(
+        None,
+        "Evaluate and save an exponential moving average of the weights, of which a step keeps this share, such as "
+        "0.999; null for the weights themselves. Checkpoints hold both, and resuming goes on with both.",
+    )
+
+    @classmethod
+    def of(cls, args: TrainingArguments) -> "CVLSTrainingArguments":
+        """The same arguments as this class, so that the `TrainingArguments` of other trainers serve too."""
+        if isinstance(args, cls):
+            return args
+        values = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
+        return cls(**{**values, "remove_unused_columns": False})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.freeze_backbone_stages < 0:
+            raise ValueError(
+                f"`training.freeze_backbone_stages` is a number of stages, got {self.freeze_backbone_stages}"
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"`training.ema_decay` is a share between 0 and 1, got {self.ema_decay}")
+        if self.ema_decay is not None and (self.fsdp or self.deepspeed):
+            raise ValueError(
+                "`training.ema_decay` works where each process holds all weights, not with fsdp or deepspeed"
+            )
+        if self.remove_unused_columns:
+            raise ValueError("`training.remove_unused_columns` must be false: the collator reads all columns")
+        for name in self.report_to:
+            try:
+                for callback in get_reporting_integration_callbacks([name]):
+                    callback()
+            except (ImportError, RuntimeError) as error:
+                raise ValueError(
+                    f"`training.report_to` names {name}, which cannot be used: {error} "
+                    "Or set it to none or tensorboard."
+                ) from error

@@ -1,0 +1,51 @@
+"""The model and the processor that a training starts from."""
+
+from datasets import Dataset, IterableDataset
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
+
+from ..configuration_cvls import CVLSConfig
+from ..modeling_cvls import CVLSModel
+from ..processing_cvls import CVLSProcessor
+from ..video_processing_cvls import CVLSVideoProcessor
+from .arguments import DataArguments, ModelArguments
+
+
+def word_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose vocabulary is the words of `texts`, for a text encoder that is trained from nothing."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(
+        texts, trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"], show_progress=False)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def build(
+    model_args: ModelArguments, data_args: DataArguments, train_set: Dataset | IterableDataset
+) -> tuple[CVLSModel, CVLSProcessor]:
+    """The model and the processor that the arguments describe.
+
+    Args:
+        train_set: rows of video sentences; their words are the vocabulary where no pretrained tokenizer is given.
+    """
+    if model_args.checkpoint:
+        return (
+            CVLSModel.from_pretrained(model_args.checkpoint, **model_args.config),
+            AutoProcessor.from_pretrained(model_args.checkpoint),
+        )
+    if model_args.vision and model_args.text:
+        model = CVLSModel.from_vision_text_pretrained(model_args.vision, model_args.text, **model_args.config)
+        tokenizer = AutoTokenizer.from_pretrained(model_args.text)
+    else:
+        tokenizer = word_tokenizer(
+            [sentence["text"] for row in train_set.select_columns("sentences") for sentence in row["sentences"]]
+        )
+        config = CVLSConfig(**model_args.config)
+        config.text_config.vocab_size = len(tokenizer)
+        config.text_config.pad_token_id = tokenizer.pad_token_id
+        tokenizer.model_max_length = config.text_config.max_position_embeddings
+        model = CVLSModel(config)
+    size = {"shortest_edge": data_args.shortest_edge, "longest_edge": data_args.longest_edge}
+    return model, CVLSProcessor(CVLSVideoProcessor(size=size), tokenizer)

@@ -1,0 +1,42 @@
+"""The rows that a training reads, and what makes batches of them."""
+
+from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets, load_dataset
+
+from ..data import ClipCollator, ClipSampler, check_dataset
+from ..modeling_cvls import CVLSModel
+from ..processing_cvls import CVLSProcessor
+from .arguments import CVLSTrainingArguments, DataArguments
+
+
+def load_train_set(data_args: DataArguments, seed: int) -> Dataset | IterableDataset:
+    """The training split. Of several data sets, rows are drawn from each in proportion to its weight."""
+    parts = []
+    for name in data_args.weights:
+        part = load_dataset(name, split=data_args.train_split, streaming=data_args.streaming)
+        check_dataset(part, name)
+        parts.append(part.shuffle(seed=seed, buffer_size=256) if data_args.streaming else part)
+    if len(parts) == 1:
+        return parts[0]
+    total = sum(data_args.weights.values())
+    shares = [weight / total for weight in data_args.weights.values()]
+    return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def load_eval_set(data_args: DataArguments) -> Dataset | None:
+    """The rows to evaluate on while training, of all data sets together; None where no split is named."""
+    if not data_args.eval_split:
+        return None
+    eval_set = concatenate_datasets([load_dataset(name, split=data_args.eval_split) for name in data_args.weights])
+    if data_args.eval_videos:
+        eval_set = eval_set.select(range(min(data_args.eval_videos, len(eval_set))))
+    return eval_set
+
+
+def collator_for(
+    model: CVLSModel, processor: CVLSProcessor, data_args: DataArguments, training_args: CVLSTrainingArguments
+) -> ClipCollator:
+    """What makes a training's batches of rows."""
+    sampler = ClipSampler(
+        model.config.num_frames, data_args.sentences_per_clip, data_args.flip_probability, training_args.seed
+    )
+    return ClipCollator(processor, sampler)

@@ -1,0 +1,152 @@
+"""The YAML file and the flags of a training, read with jsonargparse."""
+
+import argparse
+import dataclasses
+import difflib
+import enum
+import re
+import typing
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser, set_loader
+
+from ..configuration_cvls import CVLSConfig
+from .arguments import CVLSTrainingArguments, DataArguments, ModelArguments
+
+SECTIONS = {"model": ModelArguments, "data": DataArguments, "training": CVLSTrainingArguments}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the scalars of version 1.2, where `no` is a word and 2e-3 a number; PyYAML's own are those of 1.1."""
+
+
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile("^(true|false)$", re.IGNORECASE), list("tTfF"))
+_Loader.add_implicit_resolver(
+    _FLOAT, re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE), list("-+.0123456789")
+)
+set_loader("yaml_1.2", lambda text: yaml.load(text, _Loader), (yaml.YAMLError,))
+
+
+class Option(NamedTuple):
+    """A key of the YAML file, which is a flag too."""
+
+    key: str
+    type: Any
+    default: Any
+    help: str
+
+
+def training_options() -> list[Option]:
+    """Every key of a training's YAML file, in the order of the help."""
+    options = []
+    for name, section in SECTIONS.items():
+        hints = typing.get_type_hints(section)
+        for field in dataclasses.fields(section):
+            if section is ModelArguments and field.name == "config":
+                options += _config_options()
+            elif field.init:
+                made = field.default_factory is not dataclasses.MISSING
+                default = field.default_factory() if made else field.default
+                help = field.metadata.get("help", "")
+                options.append(Option(f"{name}.{field.name}", _choices(hints[field.name]), default, help))
+    return options
+
+
+def _config_options() -> list[Option]:
+    """The fields of CVLSConfig with the help texts of its docstring. Their default is None, which leaves a field as it
+    is in the checkpoint or in CVLSConfig: so a file that names every key changes no checkpoint."""
+    texts = {}
+    for entry in parse_docstring(CVLSConfig.__doc__ or "").params:
+        for name in entry.arg_name.split(", "):
+            texts[name] = entry.description or ""
+    return [
+        Option(
+            f"model.config.{field.name}",
+            (dict[str, Any] if field.name in CVLSConfig.sub_configs else field.type) | None,
+            None,
+            f"{texts[field.name]} (Where null: {field.default}, or as in the checkpoint.)",
+        )
+        for field in dataclasses.fields(CVLSConfig)
+        if field.name in texts
+    ]
+
+
+def training_parser(prog: str = "cvls train") -> ArgumentParser:
+    """The parser of a training's sections. It raises `argparse.ArgumentError`, and does not exit."""
+    parser = ArgumentParser(
+        prog=prog,
+        usage=f"{prog} CONFIG.yaml [--SECTION.KEY VALUE ...]",
+        description="Train or fine-tune a segmenter. The YAML file has the sections `model`, `data` and `training`. A "
+        "flag such as `--training.max_steps 100` overrides a key of the file.",
+        parser_mode="yaml_1.2",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="A further YAML file, laid over the first one.")
+    groups = {
+        name: parser.add_argument_group(name, (section.__doc__ or "").split("\n\n")[0])
+        for name, section in SECTIONS.items()
+    }
+    for key, type_, default, help in training_options():
+        text = " ".join(help.split()).replace("%", "%%")  # argparse reads a percent sign as the start of a format
+        groups[key.split(".")[0]].add_argument(f"--{key}", type=type_, default=default, help=text)
+    return parser
+
+
+def parse_training(
+    arguments: list[str], prog: str = "cvls train"
+) -> tuple[ModelArguments, DataArguments, CVLSTrainingArguments]:
+    """The sections of the YAML file that stands first in `arguments`, with the flags laid over them.
+
+    Raises:
+        ValueError: naming a key that does not exist, or one whose value cannot be.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--config", *arguments]
+    elif not {"-h", "--help", "--config"} & set(arguments):
+        raise ValueError(f"the first argument must be a YAML file, as in: {prog} configs/demo.yaml")
+    try:
+        parsed = training_parser(prog).parse_args(arguments)
+    except argparse.ArgumentError as error:
+        where = f"{arguments[1]}: " if "parsing config" in str(error) else ""
+        raise ValueError(where + _plain(str(error))) from error
+    model, data, training = (dict(vars(parsed[name])) for name in SECTIONS)
+    model["config"] = {key: value for key, value in vars(model["config"]).items() if value is not None}
+    return ModelArguments(**model), DataArguments(**data), CVLSTrainingArguments(**training)
+
+
+def _choices(hint: Any) -> Any:
+    """Where a type has an enumeration among its alternatives: the values of it alone."""
+    alternatives = typing.get_args(hint)
+    for alternative in alternatives:
+        if isinstance(alternative, type) and issubclass(alternative, enum.Enum):
+            return Literal[tuple(member.value for member in alternative)]
+    return hint
+
+
+def _plain(message: str) -> str:
+    """jsonargparse says of a wrong value how each type that it might have fails; naming the types is shorter. And of a
+    key that does not exist it does not say which ones do."""
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    value = re.search(r"(?:Got value|Given value): (.*)", message)
+    types = {option.key: option.type for option in training_options()}
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)", message) or re.search(r"Option '(.*)' is not", message)
+    if unknown:
+        near = difflib.get_close_matches(unknown.group(1), types, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; the sections are model, data and training"
+        return f"there is no key {unknown.group(1)}{hint}"
+    if not key or not value or key.group(1) not in types:
+        return message
+    expected = types[key.group(1)]
+    if typing.get_origin(expected) is Literal:
+        described = f"one of {', '.join(typing.get_args(expected))}"
+    else:
+        described = f"of type {expected.__name__ if isinstance(expected, type) else expected}"
+    return f"`{key.group(1)}` must be {described}, got {value.group(1)}"
