@@ -22,7 +22,6 @@ from modeling_cvls.data import FEATURES, ClipCollator, ClipSampler
 from modeling_cvls.training import CVLSTrainer, parse_training
 
 
-
 def metrics(iou, accuracy):
     return {
         "mean_iou": iou,
