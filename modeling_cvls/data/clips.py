@@ -1,45 +1,19 @@
-"""Clips for training: a window of frames around an annotation, some sentences, and a flip that keeps both true."""
+"""Clips for training: frames around an annotation, some sentences, and a flip that keeps both true."""
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from .augmentation import ClipAugmentation
 from .reading import read_frames, read_masks, read_referents
+from .sampling import FrameSampling
 
 # Compounds with a hyphen (left-hand, right-handed) need no case of their own: a hyphen ends a word.
 _SIDES = re.compile(r"\b(left|right)(?=(?:most|wards?)?\b)", re.IGNORECASE)
-
-
-def sample_clip(
-    num_frames: int, annotated_frames: Sequence[int], clip_length: int, generator: torch.Generator | None = None
-) -> list[int]:
-    """Draws a window of consecutive frames, uniformly among those that contain an annotated frame.
-
-    Args:
-        num_frames: frames of the video.
-        annotated_frames: their numbers, 0-based.
-        clip_length: frames of the clip; a shorter video is taken whole.
-        generator: where the randomness comes from; torch's global one if None.
-
-    Returns:
-        `min(clip_length, num_frames)` frame numbers, ascending by one.
-    """
-    length = min(clip_length, num_frames)
-    if length < 1:
-        raise ValueError(f"a clip needs at least one frame, got clip_length={clip_length} and num_frames={num_frames}")
-    starts = [
-        start
-        for start in range(num_frames - length + 1)
-        if any(start <= frame < start + length for frame in annotated_frames)
-    ]
-    if not starts:
-        raise ValueError(f"no annotated frame among the {num_frames} frames: annotated_frames={list(annotated_frames)}")
-    start = starts[int(torch.randint(len(starts), (), generator=generator))]
-    return list(range(start, start + length))
 
 
 def flip_words(text: str) -> str:
@@ -66,13 +40,21 @@ class ClipSampler:
         sentences_per_clip: sentences of a clip (K), at most; None: all. Where there are more, a random choice of them.
         flip_probability: how often a clip is mirrored left to right, together with the words of its sentences.
         seed: of all draws.
+        sampling: which frames are drawn; default: consecutive ones.
+        augmentation: what else is changed; default: nothing.
 
     Attributes:
         epoch: 0 at first; with another number the same rows give other clips.
     """
 
     def __init__(
-        self, clip_length: int, sentences_per_clip: int | None = None, flip_probability: float = 0.5, seed: int = 0
+        self,
+        clip_length: int,
+        sentences_per_clip: int | None = None,
+        flip_probability: float = 0.5,
+        seed: int = 0,
+        sampling: FrameSampling | None = None,
+        augmentation: ClipAugmentation | None = None,
     ):
         if clip_length < 1:
             raise ValueError(f"clip_length must be at least 1, got {clip_length}")
@@ -84,6 +66,8 @@ class ClipSampler:
         self.sentences_per_clip = sentences_per_clip
         self.flip_probability = flip_probability
         self.seed = seed
+        self.sampling = sampling or FrameSampling()
+        self.augmentation = augmentation or ClipAugmentation()
         self.epoch = 0
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +88,7 @@ class ClipSampler:
             raise ValueError(f"{name} has no sentences; leave such videos out of a training set")
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {self.epoch} {row['video_id']}".encode()))
         try:
-            indices = sample_clip(row["num_frames"], row["annotated_frames"], self.clip_length, generator)
+            indices = self.sampling(row["num_frames"], row["annotated_frames"], self.clip_length, generator)
         except ValueError as error:
             raise ValueError(f"{name}: {error}; leave videos without annotations out of a training set") from error
         if self.sentences_per_clip is not None and len(sentences) > self.sentences_per_clip:
@@ -121,7 +105,7 @@ class ClipSampler:
             frames = np.ascontiguousarray(frames[:, :, ::-1])
             masks = np.ascontiguousarray(masks[..., ::-1])
             texts = [flip_words(text) for text in texts]
-        return {
+        clip = {
             "frames": frames,
             "sentences": texts,
             "masks": masks,
@@ -129,3 +113,4 @@ class ClipSampler:
             "annotated_instances": annotated_instances,
             "referents": referents,
         }
+        return self.augmentation(clip, generator)

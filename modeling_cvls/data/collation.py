@@ -1,5 +1,6 @@
 """Clips of different lengths, sizes, sentences and instances, padded into one batch."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,24 @@ class ClipCollator:
     Args:
         processor: makes tensors of frames and sentences.
         sampler: draws the clips.
+        shortest_edges: short sides, in pixels, of which each batch has one, drawn from them; None: the processor's own.
+        longest_edge: the most pixels of a long side; None: the processor's own.
     """
 
-    def __init__(self, processor: CVLSProcessor, sampler: ClipSampler):
+    def __init__(
+        self,
+        processor: CVLSProcessor,
+        sampler: ClipSampler,
+        shortest_edges: Sequence[int] | None = None,
+        longest_edge: int | None = None,
+    ):
         self.processor = processor
         self.sampler = sampler
+        size = dict(processor.video_processor.size)
+        self.shortest_edges = list(shortest_edges or [size["shortest_edge"]])
+        self.longest_edge = longest_edge or size["longest_edge"]
+        if min(*self.shortest_edges, self.longest_edge) < 1:
+            raise ValueError(f"sizes are numbers of pixels, got {self.shortest_edges} and {self.longest_edge}")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Collates rows with the columns of `FEATURES`.
@@ -41,6 +55,7 @@ class ClipCollator:
             self.processor(
                 videos=[clip["frames"] for clip in clips],
                 text=[clip["sentences"] for clip in clips],
+                size={"shortest_edge": self._shortest_edge(rows), "longest_edge": self.longest_edge},
                 return_tensors="pt",
             )
         )
@@ -69,3 +84,11 @@ class ClipCollator:
         batch["annotated_instances"] = annotated_instances
         batch["referents"] = referents
         return batch
+
+    def _shortest_edge(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """The short side of a batch. One side for all of its clips leaves little padding; which one, the rows decide,
+        as they decide everything that is drawn."""
+        names = " ".join(row["video_id"] for row in rows)
+        seed = zlib.crc32(f"{self.sampler.seed} {self.sampler.epoch} {names}".encode())
+        number = torch.randint(len(self.shortest_edges), (), generator=torch.Generator().manual_seed(seed))
+        return self.shortest_edges[int(number)]

@@ -1,7 +1,7 @@
 """What a training is told: the sections `model`, `data` and `training` of its YAML file."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
@@ -44,10 +44,10 @@ class DataArguments:
         ValueError: a weight in `dataset` that is not above 0.
     """
 
-    dataset: str | dict[str, float] | None = _option(
+    dataset: str | list[str] | dict[str, float] | None = _option(
         None,
-        "Folder or Hub name of a data set of video sentences. Or several, each with its weight, from which rows are "
-        "drawn in proportion: {a: 3, b: 1}.",
+        "Folder or Hub name of a data set of video sentences. Or several, [a, b], of which an epoch shows every row "
+        "once; or several with weights, {a: 3, b: 1}, from which rows are drawn in proportion.",
     )
     train_split: str = _option("train", "Split to train on, as `load_dataset` takes it, such as train[:600].")
     eval_split: str | None = _option(
@@ -62,20 +62,51 @@ class DataArguments:
         0.5, "How often a clip is mirrored, together with the words left and right of its sentences."
     )
 
+    sampling: Literal["consecutive", "sparse", "nearby"] = _option(
+        "consecutive",
+        "How the frames of a clip are drawn. consecutive: `frame_stride` apart, around an annotated frame. sparse: one "
+        "frame, two close to it, and others from the whole video. nearby: one frame, and others at most `frame_reach` "
+        "away.",
+    )
+    frame_stride: int = _option(1, "Frames from one frame of a `consecutive` clip to the next.")
+    frame_reach: int = _option(10, "How many frames away the frames of a `nearby` clip may be.")
+    train_shortest_edges: list[int] = _option(
+        [], "Short sides, in pixels, of which each training batch has one by chance; empty for `shortest_edge` always."
+    )
+    train_longest_edge: int | None = _option(
+        None, "The most pixels of the long side in training; null for `longest_edge`."
+    )
+    crop_probability: float = _option(
+        0.0,
+        "How often a part of the picture is cut out. It always shows a part of a referent of each sentence. No clip is "
+        "cut where a sentence speaks of a place in the picture.",
+    )
+    color_probability: float = _option(
+        0.0,
+        "How often the brightness, contrast and saturation of a clip change. Its hue and the order of its channels "
+        "change only where no sentence names a color.",
+    )
+    reverse_probability: float = _option(
+        0.0, "How often a clip is shown backward; never where a sentence speaks of motion or order."
+    )
+    still_frames: int = _option(
+        1, "A row of one frame, such as a photograph, becomes a clip of this many copies, each moved a little."
+    )
+
     def __post_init__(self):
         if isinstance(self.dataset, dict) and min(self.dataset.values(), default=0) <= 0:
             raise ValueError(f"the weights in `data.dataset` must be above 0, got {self.dataset}")
 
     @property
-    def weights(self) -> dict[str, float]:
-        """The names of the data sets, each with its weight.
+    def datasets(self) -> list[str]:
+        """The names of the data sets.
 
         Raises:
             ValueError: there is none.
         """
         if not self.dataset:
             raise ValueError("`data.dataset` is missing: the folder or Hub name of a data set of video sentences")
-        return self.dataset if isinstance(self.dataset, dict) else {self.dataset: 1.0}
+        return [self.dataset] if isinstance(self.dataset, str) else list(self.dataset)
 
 
 @dataclass

@@ -2,23 +2,26 @@
 
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets, load_dataset
 
-from ..data import ClipCollator, ClipSampler, check_dataset
+from ..data import ClipAugmentation, ClipCollator, ClipSampler, FrameSampling, check_dataset
 from ..modeling_cvls import CVLSModel
 from ..processing_cvls import CVLSProcessor
 from .arguments import CVLSTrainingArguments, DataArguments
 
 
 def load_train_set(data_args: DataArguments, seed: int) -> Dataset | IterableDataset:
-    """The training split. Of several data sets, rows are drawn from each in proportion to its weight."""
+    """The training split. Of several data sets with weights, rows are drawn in proportion to these; of several without,
+    every row is there once."""
     parts = []
-    for name in data_args.weights:
+    for name in data_args.datasets:
         part = load_dataset(name, split=data_args.train_split, streaming=data_args.streaming)
         check_dataset(part, name)
         parts.append(part.shuffle(seed=seed, buffer_size=256) if data_args.streaming else part)
     if len(parts) == 1:
         return parts[0]
-    total = sum(data_args.weights.values())
-    shares = [weight / total for weight in data_args.weights.values()]
+    if not isinstance(data_args.dataset, dict):
+        return concatenate_datasets(parts)
+    total = sum(data_args.dataset.values())
+    shares = [weight / total for weight in data_args.dataset.values()]
     return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
 
 
@@ -26,7 +29,7 @@ def load_eval_set(data_args: DataArguments) -> Dataset | None:
     """The rows to evaluate on while training, of all data sets together; None where no split is named."""
     if not data_args.eval_split:
         return None
-    eval_set = concatenate_datasets([load_dataset(name, split=data_args.eval_split) for name in data_args.weights])
+    eval_set = concatenate_datasets([load_dataset(name, split=data_args.eval_split) for name in data_args.datasets])
     if data_args.eval_videos:
         eval_set = eval_set.select(range(min(data_args.eval_videos, len(eval_set))))
     return eval_set
@@ -37,6 +40,16 @@ def collator_for(
 ) -> ClipCollator:
     """What makes a training's batches of rows."""
     sampler = ClipSampler(
-        model.config.num_frames, data_args.sentences_per_clip, data_args.flip_probability, training_args.seed
+        model.config.num_frames,
+        data_args.sentences_per_clip,
+        data_args.flip_probability,
+        training_args.seed,
+        FrameSampling(data_args.sampling, data_args.frame_stride, data_args.frame_reach),
+        ClipAugmentation(
+            crop_probability=data_args.crop_probability,
+            color_probability=data_args.color_probability,
+            reverse_probability=data_args.reverse_probability,
+            still_frames=data_args.still_frames,
+        ),
     )
-    return ClipCollator(processor, sampler)
+    return ClipCollator(processor, sampler, data_args.train_shortest_edges, data_args.train_longest_edge)

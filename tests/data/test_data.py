@@ -19,11 +19,11 @@ from modeling_cvls.data import (
     FEATURES,
     ClipCollator,
     ClipSampler,
+    FrameSampling,
     check_dataset,
     flip_words,
     read_frames,
     read_masks,
-    sample_clip,
 )
 from modeling_cvls.processing_cvls import CVLSProcessor
 from modeling_cvls.video_processing_cvls import CVLSVideoProcessor
@@ -197,7 +197,7 @@ def test_sample_clip_draws_every_valid_window_alike(num_frames, annotated, lengt
     valid = [tuple(w) for w in windows if w[-1] < num_frames and set(w) & set(annotated)]
     generator = torch.Generator().manual_seed(0)
     draws = 400 * len(valid)
-    seen = Counter(tuple(sample_clip(num_frames, annotated, length, generator)) for _ in range(draws))
+    seen = Counter(tuple(FrameSampling()(num_frames, annotated, length, generator)) for _ in range(draws))
     assert set(seen) == set(valid)
     assert all(abs(count - 400) < 6 * 20 for count in seen.values())  # six standard deviations at most
 
@@ -205,7 +205,7 @@ def test_sample_clip_draws_every_valid_window_alike(num_frames, annotated, lengt
 @pytest.mark.parametrize(("num_frames", "annotated", "length"), [(5, [], 2), (5, [5], 2), (0, [0], 2), (5, [1], 0)])
 def test_sample_clip_refuses(num_frames, annotated, length):
     with pytest.raises(ValueError, match="annotated_frames|at least one frame"):
-        sample_clip(num_frames, annotated, length)
+        FrameSampling()(num_frames, annotated, length)
 
 
 @pytest.mark.parametrize(
@@ -378,6 +378,20 @@ def test_masks_lie_where_their_pixels_are(processor):
                 image = Image.fromarray(decoded(row["masks"][t][m], row))
                 expected = np.asarray(image.resize((width, height), Image.NEAREST))
             np.testing.assert_array_equal(batch["instance_masks"][0, t, m], expected)
+
+
+def test_batches_have_one_of_the_short_sides_and_the_rows_decide_which(processor):
+    rows = [make_row(name, num_frames=2, annotated=(0, 1))[0] for name in "abcdefghijkl"]
+    collator = ClipCollator(processor, ClipSampler(2, seed=3), [32, 64, 96], 128)
+    sizes = [collator([row])["frame_sizes"].tolist()[0] for row in rows]  # of 40 x 64 pixels
+    assert {tuple(size) for size in sizes} == {(32, 64), (64, 96), (96, 128)}
+    assert [collator([row])["frame_sizes"].tolist()[0] for row in reversed(rows)] == sizes[::-1]
+    collator.sampler.epoch = 1
+    assert [collator([row])["frame_sizes"].tolist()[0] for row in rows] != sizes
+    batch = collator(rows)
+    assert len(batch["frame_sizes"].unique(dim=0)) == 1 and batch["instance_masks"].any()
+    with pytest.raises(ValueError, match="sizes are numbers of pixels, got \\[0\\]"):
+        ClipCollator(processor, ClipSampler(2), [0])
 
 
 def test_batch_without_any_instance_has_one_padding_instance(processor):

@@ -236,6 +236,15 @@ def test_data_sets_are_mixed_by_their_weights(dataset, tmp_path, streaming):
     assert 0.6 < share < 0.9
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_data_sets_without_weights_are_all_there_once(dataset, tmp_path, streaming):
+    rows = load_dataset(str(dataset), split="train")
+    for name, numbers in (("a", range(3)), ("b", range(3, 10))):
+        rows.select(numbers).to_parquet(tmp_path / name / "train.parquet")
+    both = load_train_set(DataArguments(dataset=[str(tmp_path / "a"), str(tmp_path / "b")], streaming=streaming), 0)
+    assert sorted(row["video_id"] for row in both) == sorted(rows["video_id"][:10])
+
+
 def test_streamed_rows_train(config_file, tmp_path):
     flags = ["--data.streaming", "true", "--training.max_steps", "2", "--training.output_dir", tmp_path]
     result = run("scripts/train.py", config_file, *flags, "--training.eval_strategy", "no", *BEST_OFF)
