@@ -68,7 +68,16 @@ class ClipSampler:
         self.seed = seed
         self.sampling = sampling or FrameSampling()
         self.augmentation = augmentation or ClipAugmentation()
-        self.epoch = 0
+        # in shared memory, so that loading processes that outlive an epoch see the next one's number
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self._epoch.fill_(value)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Reads a clip of a row with the columns of `FEATURES`.
