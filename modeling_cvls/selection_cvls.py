@@ -8,6 +8,8 @@ import numpy as np
 from .frame_reader_cvls import FrameReader
 from .windows_cvls import Window
 
+ROUNDING = 1e-6  # seconds
+
 
 @dataclass(frozen=True)
 class FrameSelection:
@@ -59,11 +61,11 @@ def select_frames(
 
 
 def _times_of(reader: FrameReader, frames: np.ndarray) -> np.ndarray | None:
-    return None if reader.fps is None else frames / reader.fps
+    return None if reader.times is None else reader.times[frames]
 
 
 def _frames_at_times(reader: FrameReader, start: float | None, end: float | None, fps: float | None) -> np.ndarray:
-    """The frames at times in [start, end), `fps` of them a second, evenly spaced and at most all."""
+    """The frames at times in [start, end), or those that are shown at `fps` evenly spaced moments per second of it."""
     if start is None and end is None and fps is None:
         return np.arange(len(reader))
     if reader.fps is None:
@@ -73,18 +75,19 @@ def _frames_at_times(reader: FrameReader, start: float | None, end: float | None
         )
     if fps is not None and not fps > 0:
         raise ValueError(f"fps is a number of frames a second above 0, not {fps}")
-    start, duration = 0 if start is None else start, len(reader) / reader.fps
-    if not 0 <= start < duration or not (end is None or end > start):
+    start = 0 if start is None else start
+    if not 0 <= start < reader.end or not (end is None or end > start):
         raise ValueError(
-            f"start and end are seconds with 0 <= start < end, start within the {duration:.3f} seconds of the video, "
+            f"start and end are seconds with 0 <= start < end, start within the {reader.end:.3f} seconds of the video, "
             f"not {start} and {end}"
         )
-    # a frame at the very time is in, whatever the rounding of the product
-    first, stop = (int(np.ceil(seconds * reader.fps - 1e-6)) for seconds in (start, duration if end is None else end))
-    stop = min(stop, len(reader))
-    step = 1 if fps is None else max(1, reader.fps / fps)
-    frames = np.floor(first + step * np.arange(np.ceil((stop - first) / step)) + 1e-6).astype(int)
-    frames = frames[frames < stop]
+    # A frame at the very time is in, whatever the rounding.
+    first, stop = np.searchsorted(reader.times, np.array([start, reader.end if end is None else end]) - ROUNDING)
+    frames = np.arange(first, stop)
+    if fps is not None and frames.size > 1 and fps * np.diff(reader.times[frames]).min() < 1:
+        moments = np.arange(reader.times[first], reader.times[stop - 1] + 1 / fps, 1 / fps)
+        shown = np.searchsorted(reader.times, moments + ROUNDING, side="right") - 1
+        frames = np.unique(shown[shown < stop])
     if not frames.size:
         raise ValueError(f"no frame lies between {start} and {end} seconds; the video has {reader.fps:g} a second")
     return frames

@@ -342,23 +342,21 @@ def _times(
 ) -> tuple[float, np.ndarray, float, float]:
     """The first time of presentation, all of them counted from it, the time at which the last frame ends, and frames
     per second."""
-    start = 0.0
+    last = packets.durations[order[-1]] * float(unit) if stamp_name == "pts" else 0
     stamps = [packets.pts[number] for number in order]
     if None in stamps or stamp_name == "dts":
         # In the order of display the times of decoding are those of presentation, but for a constant delay.
         stamps = [packets.dts[number] for number in np.sort(order)]
     if None in stamps:
-        steps = np.full(len(order) - 1, 1 / float(rate or 25))
-    else:
-        start = float(stamps[0] * unit)
-        steps = np.diff(np.array(stamps, dtype=np.int64)) * float(unit)
-        forward = steps > 0
-        steps[~forward] = np.median(steps[forward]) if forward.any() else 1 / float(rate or 25)
-    times = np.concatenate([[0.0], np.cumsum(steps)])
+        stamps, unit = range(len(order)), 1 / Fraction(rate or 25)
+    start = float(stamps[0] * unit)
+    steps = np.diff(np.array(stamps, dtype=np.int64))
+    forward = steps > 0  # a recording that was joined from several may begin anew
+    steps[~forward] = round(np.median(steps[forward])) if forward.any() else 1
+    times = np.concatenate([[0.0], np.cumsum(steps)]) * unit.numerator / unit.denominator
     fps = float(rate or 25)
     if len(steps) and (rate is None or abs(len(steps) / fps - times[-1]) > 0.5 / fps):
         fps = len(steps) / float(times[-1])  # the header's rate is not that of the frames shown
-    last = packets.durations[order[-1]] * float(unit) if stamp_name == "pts" else 0
     return start, times, float(times[-1]) + (last or 1 / fps), fps
 
 
