@@ -82,10 +82,11 @@ def _frames_at_times(reader: FrameReader, start: float | None, end: float | None
             f"not {start} and {end}"
         )
     # A frame at the very time is in, whatever the rounding.
-    first, stop = np.searchsorted(reader.times, np.array([start, reader.end if end is None else end]) - ROUNDING)
+    end = reader.end if end is None else min(end, reader.end)
+    first, stop = np.searchsorted(reader.times, np.array([start, end]) - ROUNDING)
     frames = np.arange(first, stop)
     if fps is not None and frames.size > 1 and fps * np.diff(reader.times[frames]).min() < 1:
-        moments = np.arange(reader.times[first], reader.times[stop - 1] + 1 / fps, 1 / fps)
+        moments = np.arange(reader.times[first], end - ROUNDING, 1 / fps)
         shown = np.searchsorted(reader.times, moments + ROUNDING, side="right") - 1
         frames = np.unique(shown[shown < stop])
     if not frames.size:

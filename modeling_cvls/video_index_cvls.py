@@ -28,7 +28,8 @@ class VideoIndex:
         stream: the number of the stream in its container.
         packets: int array (T,), the number of the packet that holds each frame.
         times: float array (T,), presentation times in seconds; the first frame is at 0.
-        end: the time in seconds at which the last frame ends.
+        start: the first frame's time in seconds on the container's own clock, which its sound shares.
+        end: the time in seconds at which the last frame ends, the first one beginning at 0.
         fps: frames per second, the mean over the video.
         key_packets, key_frames: int arrays (K,). Decoding that starts at a key packet gives the frames from the
             key frame beside it on.
@@ -48,6 +49,7 @@ class VideoIndex:
     stream: int
     packets: np.ndarray
     times: np.ndarray
+    start: float
     end: float
     fps: float
     key_packets: np.ndarray
@@ -80,20 +82,32 @@ class VideoIndex:
 
 @dataclass(frozen=True)
 class _Packets:
-    """What the N packets of a stream say, in the order in which they are stored."""
+    """What a container says of a video stream and its N packets, in the order in which they are stored."""
 
+    stream: int
+    codec: str
+    is_avi: bool  # it has no presentation times: those of its packets are guesses
+    is_mov: bool
+    unit: Fraction  # seconds
+    rate: Fraction | None
+    aspect: Fraction | None
+    length: float | None  # seconds that the header promises
+    num_promised: int  # packets that the container's table lists
+    is_cut: bool  # an error ended the reading
+    is_refreshed_at_once: bool  # no key packet of H.264 only begins to refresh the picture
     pts: list[int | None]
     dts: list[int | None]
     durations: list[int]
     sizes: list[int]
     is_key: np.ndarray
     is_shown: np.ndarray
-    is_refreshed_at_once: bool  # whether no key packet of H.264 only begins to refresh the picture
-    num_promised: int  # packets that the container's table lists
-    is_cut: bool  # an error ended the reading
 
     def __len__(self) -> int:
         return len(self.pts)
+
+    @property
+    def stamps(self) -> list[int | None]:
+        return self.dts if self.is_avi else self.pts
 
 
 def import_av():
@@ -177,47 +191,18 @@ def index_video(source: str | bytes) -> VideoIndex:
         ValueError: it holds no video, or none of its frames can be decoded. The message is the end of a sentence that
             begins with the name of the video.
     """
-    with open_container(source) as container:
-        stream = container.streams.best("video")
-        if stream is None or _is_picture(stream):
-            raise ValueError("holds no video stream")
-        packets = _read_packets(container, stream)
-        number, length = stream.index, _promised_length(container, stream)
-        unit, rate, aspect = stream.time_base, stream.average_rate or stream.guessed_rate, stream.sample_aspect_ratio
-        format_name = container.format.name
-    is_avi = format_name == "avi"  # it has no presentation times: those of its packets are guesses
-    with open_container(source) as container:
-        stream = container.streams[number]
-        codec = stream.codec_context
-        codec.thread_count = 1
-        failed: list[int] = []
-        decoded = decode_packets(numbered_packets(container, stream), codec, failed)
-        first, frame = next(decoded, (None, None))
-        if frame is None:
-            raise ValueError("has no frame that can be decoded")
-        order = None
-        has_fields = codec.name == "h264" and frame.interlaced_frame  # a packet may hold every other line of a frame
-        may_skip = codec.name.startswith(("mpeg4", "msmpeg4")) and min(packets.sizes) < TINY
-        if not (has_fields or may_skip or (is_avi and codec.has_b_frames)):
-            order = _order_of_times(packets, first)
-        if order is None:
-            failed.clear()
-            order = _order_of_display([first, *(number for number, _ in decoded)], failed)
-    start, times, end, fps = _times(packets, order, unit, rate, "dts" if is_avi else "pts")
+    packets = _read_packets(source)
+    order, frame = _shown_packets(source, packets)
+    start, times, end, fps = _times(packets, order)
     orientation = _orientation(frame)
     size = frame.height, frame.width
     key_packets, key_frames = _keys(packets.is_key, order)
-    stamps = packets.dts if is_avi else packets.pts
+    stamps = packets.stamps
     return VideoIndex(
-        is_plain=(
-            packets.num_promised == len(packets) == len(order)
-            and not (has_fields or any(orientation))
-            and packets.is_refreshed_at_once
-            and np.array_equal(key_packets, key_frames)
-        ),
-        stream=number,
+        stream=packets.stream,
         packets=order,
         times=times,
+        start=start,
         end=end,
         fps=fps,
         key_packets=key_packets,
@@ -226,12 +211,18 @@ def index_video(source: str | bytes) -> VideoIndex:
         key_stamps=np.array([_earlier(packets.pts[key], packets.dts[key]) for key in key_packets], dtype=np.int64),
         key_sizes=np.array(packets.sizes)[key_packets],
         stamps=np.array(stamps) if None not in stamps and len(set(stamps)) == len(stamps) else None,
-        stamp_name="dts" if is_avi else "pts",
+        stamp_name="dts" if packets.is_avi else "pts",
         height=size[1] if orientation[0] else size[0],
         width=size[0] if orientation[0] else size[1],
         orientation=orientation,
-        sample_aspect_ratio=_aspect_as_shown(aspect, orientation),
-        num_missing=_num_missing(packets, None if length is None else length - start, times, end, fps),
+        sample_aspect_ratio=_aspect_as_shown(packets.aspect, orientation),
+        num_missing=_num_missing(packets, start, times, end, fps),
+        is_plain=(
+            packets.num_promised == len(packets) == len(order)
+            and not (_may_have_fields(packets, frame) or any(orientation))
+            and packets.is_refreshed_at_once
+            and np.array_equal(key_packets, key_frames)
+        ),
     )
 
 
@@ -240,38 +231,49 @@ def _is_picture(stream) -> bool:
     return "attached_pic" in str(stream.disposition)
 
 
-def _read_packets(container, stream) -> _Packets:
-    """All packets of a stream; nothing is decoded."""
+def _read_packets(source: str | bytes) -> _Packets:
+    """Goes through all packets of the stream that a player shows; nothing is decoded."""
     av = import_av()
-    is_vp8 = stream.codec_context.name == "vp8"
-    is_mov = "mov" in container.format.name
-    checks_keys = is_mov and stream.codec_context.name == "h264"
     rows, all_idr, is_cut = [], True, False
-    try:
-        for packet in container.demux(stream):
-            size = packet.size
-            if not size and packet.dts is None:
-                continue  # the mark of the end
-            is_shown = size and not packet.is_discard and not (is_vp8 and not memoryview(packet)[0] & VP8_IS_SHOWN)
-            rows.append((packet.pts, packet.dts, packet.duration, size, packet.is_keyframe, is_shown))
-            if checks_keys and packet.is_keyframe:
-                all_idr = all_idr and _has_idr(memoryview(packet))
-    except av.FFmpegError:
-        is_cut = True
-    if not rows:
-        raise ValueError("holds no frames")
-    pts, dts, durations, sizes, is_key, is_shown = zip(*rows, strict=True)
-    return _Packets(
-        pts=list(pts),
-        dts=list(dts),
-        durations=list(durations),
-        sizes=list(sizes),
-        is_key=np.array(is_key, dtype=bool),
-        is_shown=np.array(is_shown, dtype=bool),
-        is_refreshed_at_once=all_idr,
-        num_promised=len(stream.index_entries) if is_mov else 0,
-        is_cut=is_cut,
-    )
+    with open_container(source) as container:
+        stream = container.streams.best("video")
+        if stream is None or _is_picture(stream):
+            raise ValueError("holds no video stream")
+        codec, is_mov = stream.codec_context.name, "mov" in container.format.name
+        checks_keys, is_vp8 = is_mov and codec == "h264", codec == "vp8"
+        try:
+            for packet in container.demux(stream):
+                size = packet.size
+                if not size and packet.dts is None:
+                    continue  # the mark of the end
+                is_shown = size and not packet.is_discard and not (is_vp8 and not memoryview(packet)[0] & VP8_IS_SHOWN)
+                rows.append((packet.pts, packet.dts, packet.duration, size, packet.is_keyframe, is_shown))
+                if checks_keys and packet.is_keyframe:
+                    all_idr = all_idr and _has_idr(memoryview(packet))
+        except av.FFmpegError:
+            is_cut = True
+        if not rows:
+            raise ValueError("holds no frames")
+        pts, dts, durations, sizes, is_key, is_shown = map(list, zip(*rows, strict=True))
+        return _Packets(
+            stream=stream.index,
+            codec=codec,
+            is_avi=container.format.name == "avi",
+            is_mov=is_mov,
+            unit=stream.time_base,
+            rate=stream.average_rate or stream.guessed_rate,
+            aspect=stream.sample_aspect_ratio,
+            length=_promised_length(container, stream),
+            num_promised=len(stream.index_entries) if is_mov else 0,
+            is_cut=is_cut,
+            is_refreshed_at_once=all_idr,
+            pts=pts,
+            dts=dts,
+            durations=durations,
+            sizes=sizes,
+            is_key=np.array(is_key, dtype=bool),
+            is_shown=np.array(is_shown, dtype=bool),
+        )
 
 
 def _has_idr(data: memoryview) -> bool:
@@ -295,6 +297,31 @@ def _promised_length(container, stream) -> float | None:
     if is_alone and container.duration and ("matroska" in container.format.name or container.format.name == "flv"):
         return container.duration / 1e6
     return None
+
+
+def _shown_packets(source: str | bytes, packets: _Packets) -> tuple[np.ndarray, Any]:
+    """The packets of the frames that are shown, in the order of display, and the first frame itself."""
+    with open_container(source) as container:
+        stream = container.streams[packets.stream]
+        codec, failed = stream.codec_context, []
+        codec.thread_count = 1
+        decoded = decode_packets(numbered_packets(container, stream), codec, failed)
+        first, frame = next(decoded, (None, None))
+        if frame is None:
+            raise ValueError("has no frame that can be decoded")
+        is_reordered_avi = packets.is_avi and codec.has_b_frames
+        may_skip = packets.codec.startswith(("mpeg4", "msmpeg4")) and min(packets.sizes) < TINY
+        if not (is_reordered_avi or may_skip or _may_have_fields(packets, frame)):
+            order = _order_of_times(packets, first)
+            if order is not None:
+                return order, frame
+        failed.clear()
+        return _order_of_display([first, *(number for number, _ in decoded)], failed), frame
+
+
+def _may_have_fields(packets: _Packets, frame) -> bool:
+    """Whether a packet may hold a field, every other line of a frame, instead of a frame."""
+    return packets.codec == "h264" and frame.interlaced_frame
 
 
 def _order_of_times(packets: _Packets, first: int) -> np.ndarray | None:
@@ -337,14 +364,13 @@ def _keys(is_key: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return pairs[in_order, 0], pairs[in_order, 1]
 
 
-def _times(
-    packets: _Packets, order: np.ndarray, unit: Fraction, rate: Fraction | None, stamp_name: str
-) -> tuple[float, np.ndarray, float, float]:
+def _times(packets: _Packets, order: np.ndarray) -> tuple[float, np.ndarray, float, float]:
     """The first time of presentation, all of them counted from it, the time at which the last frame ends, and frames
     per second."""
-    last = packets.durations[order[-1]] * float(unit) if stamp_name == "pts" else 0
+    unit, rate = packets.unit, packets.rate
+    last = 0 if packets.is_avi else packets.durations[order[-1]] * float(unit)
     stamps = [packets.pts[number] for number in order]
-    if None in stamps or stamp_name == "dts":
+    if None in stamps or packets.is_avi:
         # In the order of display the times of decoding are those of presentation, but for a constant delay.
         stamps = [packets.dts[number] for number in np.sort(order)]
     if None in stamps:
@@ -384,12 +410,12 @@ def _aspect_as_shown(aspect: Fraction | None, orientation: tuple[bool, bool, boo
     return 1 / Fraction(aspect) if orientation[0] else Fraction(aspect)
 
 
-def _num_missing(packets: _Packets, length: float | None, times: np.ndarray, end: float, fps: float) -> int:
+def _num_missing(packets: _Packets, start: float, times: np.ndarray, end: float, fps: float) -> int:
     """How many frames the header promises beyond those that are there."""
     missing = max(0, packets.num_promised - len(packets))
     steps = np.diff(times)
     # With frames of differing durations, the length says nothing of their number.
-    if not missing and length is not None and len(steps) and steps.max() < 1.5 * np.median(steps):
-        gap = (length - end) * fps
+    if not missing and packets.length is not None and len(steps) and steps.max() < 1.5 * np.median(steps):
+        gap = (packets.length - start - end) * fps
         missing = round(gap) if gap > 1.5 else 0
     return max(missing, int(packets.is_cut))
