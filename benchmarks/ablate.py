@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from modeling_cvls.synthetic import KINDS
-from modeling_cvls.visualization import plt  # its matplotlib needs no display
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 #: name in a table -> where it stands in what eval.py writes
@@ -215,7 +215,8 @@ def tables(ablation: Ablation, runs: list[dict]) -> str:
 def plot(ablation: Ablation, runs: list[dict], path: Path) -> None:
     """Mean IoU and accuracy on the first test split: a point a run, a line at the mean of each variant."""
     variants = [variant for variant in ablation.variants if any(r["variant"] == variant for r in runs)]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 0.45 * len(variants) + 1.4), sharey=True, layout="constrained")
+    figure = Figure(figsize=(11, 0.45 * len(variants) + 1.4), layout="constrained")  # needs no display
+    axes = figure.subplots(1, 2, sharey=True)
     split = ablation.test_splits[0]
     for axis, name in zip(axes, ("mean IoU", "accuracy"), strict=True):
         for row, variant in enumerate(variants):
@@ -229,7 +230,6 @@ def plot(ablation: Ablation, runs: list[dict], path: Path) -> None:
         axis.set_axisbelow(True)
     axes[0].invert_yaxis()
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def machine() -> dict[str, str | int]:

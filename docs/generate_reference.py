@@ -2,13 +2,13 @@
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from docstring_parser import DocstringStyle, parse
 from jsonargparse import ArgumentParser
 
 ROOT = Path(__file__).parents[1]
@@ -61,14 +61,21 @@ def cell(text: Any) -> str:
     return " ".join(str(text).replace("|", "\\|").split())
 
 
-def default_of(action: Any) -> str:
+def default_and_text(action: Any) -> tuple[str, str]:
+    """The default of an argument and its help. What the help says of the default comes first, as it may
+    depend on the machine."""
+    text = action.help or ""
+    text = text % {"default": action.default} if "%(default)s" in text else text
+    said = re.search(r"[;,]?\s*\(?default: (.*?)\)?\.?$", text)
+    if said:
+        return said.group(1), text[: said.start()]
     if action.required or (not action.option_strings and action.nargs not in ("?", "*")):
-        return "required"
+        return "required", text
     if action.default is None or action.default == "==SUPPRESS==":
-        return ""
+        return "", text
     if isinstance(action.default, list | tuple):
-        return f"`{' '.join(map(str, action.default))}`"
-    return f"`{action.default}`".lower() if isinstance(action.default, bool) else f"`{action.default}`"
+        return f"`{' '.join(map(str, action.default))}`", text
+    return f"`{str(action.default).lower() if isinstance(action.default, bool) else action.default}`", text
 
 
 def arguments_of(parser: ArgumentParser) -> Iterator[str]:
@@ -81,10 +88,8 @@ def arguments_of(parser: ArgumentParser) -> Iterator[str]:
         names = ", ".join(f"`{name}`" for name in names)
         if action.choices:
             names += ": " + ", ".join(f"`{choice}`" for choice in action.choices)
-        text = (
-            (action.help or "") % {"default": action.default} if "%(default)s" in (action.help or "") else action.help
-        )
-        yield f"| {cell(names)} | {cell(default_of(action))} | {cell(text or '')} |"
+        default, text = default_and_text(action)
+        yield f"| {cell(names)} | {cell(default)} | {cell(text)} |"
 
 
 def described(parser: ArgumentParser) -> str:
@@ -160,16 +165,17 @@ def shown(value: Any) -> str:
 
 
 def model_configuration() -> str:
-    texts = parse(inspect.cleandoc(CVLSConfig.__doc__), DocstringStyle.GOOGLE)
     page = [
         NOTE,
         "# Configuration of the model",
         "The fields of `CVLSConfig`. In a training's file they are `model.config.KEY`.",
     ]
     rows = ["| key | default | what it is |\n| --- | --- | --- |"]
-    for entry in texts.params:
-        for name in entry.arg_name.split(", "):
-            rows.append(f"| `{name}` | {shown(getattr(CVLSConfig, name))} | {cell(entry.description)} |")
+    for option in training_options():
+        if option.key.startswith("model.config."):
+            name = option.key.removeprefix("model.config.")
+            text = option.help.partition(" (Where null")[0]
+            rows.append(f"| `{name}` | {shown(getattr(CVLSConfig, name))} | {cell(text)} |")
     return "\n\n".join([*page, "\n".join(rows)]) + "\n"
 
 
@@ -230,7 +236,8 @@ def described_object(value: Any, name: str) -> Iterator[str]:
         for inner, method in vars(value).items():
             method = getattr(method, "__func__", method)
             shown_method = not inner.startswith("_") or inner == "__call__"
-            if shown_method and inspect.isfunction(method) and method.__doc__:
+            own = inspect.isfunction(method) and method.__module__.startswith("modeling_cvls")
+            if shown_method and own and method.__doc__ and not method.__doc__.startswith("As inherited"):
                 yield signature_of(method, f"{name}.{inner}", method=True)
                 yield docstring_of(method)
 
@@ -247,37 +254,36 @@ def signature_of(value: Any, name: str, method: bool = False) -> str:
             plain = isinstance(parameter.default, bool | int | float | str | tuple | type(None))
             text += f"={parameter.default!r}" if plain else "=..."
         shown_parameters.append(text)
-    many = len(shown_parameters) > 12
-    inside = ", ".join([*shown_parameters[:12], "..."] if many else shown_parameters)
+    inside = "..." if len(shown_parameters) > 12 else ", ".join(shown_parameters)
     return f"```python\n{name}({inside})\n```"
 
 
+SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:")
+
+
 def docstring_of(value: Any) -> str:
-    text = inspect.cleandoc(value.__doc__ or "")
+    """A docstring in Google's style as Markdown: its sections become lists."""
+    text = re.sub(r"\[(`\w+`)\]", r"\1", inspect.cleandoc(value.__doc__ or ""))
     if not text or text.startswith(f"{getattr(value, '__name__', '')}("):
         return ""
-    found = parse(text, DocstringStyle.GOOGLE)
-    parts = [part for part in (found.short_description, found.long_description) if part]
-    if found.params:
-        rows = []
-        for entry in found.params:
-            kind = f" ({entry.type_name})" if entry.type_name else ""
-            rows.append(f"- `{entry.arg_name}`{kind}: {cell_free(entry.description)}")
-        parts.append("\n".join(rows))
-    if found.returns:
-        named = f"{found.returns.type_name}: " if found.returns.type_name else ""
-        parts.append(f"**Returns** {named}{cell_free(found.returns.description)}")
-    if found.raises:
-        raised = "; ".join(
-            f"`{entry.type_name}`: {cell_free(entry.description)}" if entry.type_name else cell_free(entry.description)
-            for entry in found.raises
-        )
-        parts.append(f"**Raises** {raised}")
-    return "\n\n".join(parts)
+    parts = re.split(rf"^({'|'.join(SECTIONS)})\n", text, flags=re.MULTILINE)
+    page = [parts[0].strip()]
+    for title, body in zip(parts[1::2], parts[2::2], strict=True):
+        page += [f"**{title.removesuffix(':')}**", *section(inspect.cleandoc(body), title == "Returns:")]
+    return "\n\n".join(part for part in page if part)
 
 
-def cell_free(text: str | None) -> str:
-    return " ".join((text or "").split())
+def section(body: str, prose: bool) -> Iterator[str]:
+    """The entries of a section as a list; what is said under them at the margin of the docstring stays a paragraph."""
+    if prose:
+        yield " ".join(body.split())
+        return
+    entries = re.split(r"\n(?=\S)", body)
+    rows = []
+    for entry in entries:
+        name, colon, said = " ".join(entry.split()).partition(": ")
+        rows.append(f"- `{name}`: {said}" if colon and "`" not in name else f"- {' '.join(entry.split())}")
+    yield "\n".join(rows)
 
 
 #: Each page of docs/reference/ and what writes it.
