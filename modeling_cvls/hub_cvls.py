@@ -13,15 +13,20 @@ def push_card(source: str, repo_id: str, private: bool | None = None, token: str
     """
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    own = Path(source) / "README.md"
-    if not source or api.file_exists(repo_id, "README.md") or (Path(source).is_dir() and not own.is_file()):
-        return repo_id
-    try:
-        card = ModelCard.load(own if own.is_file() else source, token=token)
-    except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
-        return repo_id
-    rename(card, repo_id).push_to_hub(repo_id, token=token, commit_message="Upload model card")
+    if not api.file_exists(repo_id, "README.md") and (card := load_card(source, token)):
+        rename(card, repo_id).push_to_hub(repo_id, token=token, commit_message="Upload model card")
     return repo_id
+
+
+def load_card(source: str, token: str | bool | None = None) -> ModelCard | None:
+    """The card of the checkpoint that `source`, a folder or a name on the Hub, holds; None where it has none."""
+    own = Path(source) / "README.md"
+    if not source or (Path(source).is_dir() and not own.is_file()):
+        return None
+    try:
+        return ModelCard.load(own if own.is_file() else source, token=token)
+    except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
+        return None
 
 
 def rename(card: ModelCard, repo_id: str) -> ModelCard:
@@ -32,4 +37,4 @@ def rename(card: ModelCard, repo_id: str) -> ModelCard:
     return card
 
 
-__all__ = ["push_card", "rename"]
+__all__ = ["load_card", "push_card", "rename"]

@@ -1,44 +1,62 @@
-"""The clips that the page takes, and what it answers to those that it does not take."""
+"""The clips that visitors work with: decoded once, and kept for further sentences while there is room."""
 
-import html
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import tempfile
+import threading
+from collections import OrderedDict
 from pathlib import Path
 
-import gradio as gr
+from .decoding import DecodedClip, Decoder
 
-from ..frame_reader_cvls import FrameReader
-
-MAX_FPS = 30  # frames a second that are gone through: with the seconds, a bound on the work that a clip makes
-MAX_PIXELS = 2560 * 1440  # of a frame; masks of all sentences are made at its size
+KEPT = 4  # clips
 
 
-@contextmanager
-def told(path: str | None) -> Iterator[None]:
-    """Turns what is wrong with a visitor's clip or sentences into a message in the page, which names the clip, but not
-    the folder in which the server keeps it."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        text = str(error) if path is None else str(error).replace(path, Path(path).name)
-        raise gr.Error(html.escape(text), print_exception=False) from error
+class Clips:
+    """Opens the clips of visitors.
 
+    Args:
+        decoder: decodes a clip in a process of its own.
+        folder: for the decoded frames.
+    """
 
-def open_clip(path: str | None, max_seconds: float) -> FrameReader:
-    """Raises ValueError or OSError for what is no clip, or too much of one."""
-    if path is None:
-        raise ValueError("There is no clip yet: upload one or choose an example.")
-    if not Path(path).is_file():
-        raise ValueError("The clip has been deleted by now: upload it again.")
-    reader = FrameReader(path)
-    if not (reader.fps and math.isfinite(reader.fps)):
-        raise ValueError(f"{path} does not say how many frames per second it has.")
-    if (seconds := len(reader) / reader.fps) > max_seconds:
-        raise ValueError(f"{path} is too long: it lasts {seconds:.1f} s, and at most {max_seconds:g} s are taken here.")
-    if reader.height * reader.width > MAX_PIXELS:
-        raise ValueError(
-            f"The frames of {path} are too large: {reader.width} x {reader.height} pixels, and at most as many as "
-            "2560 x 1440 has are taken here."
-        )
-    return reader
+    def __init__(self, decoder: Decoder, folder: Path):
+        self.decoder, self.folder = decoder, folder
+        self._clips: OrderedDict[str, DecodedClip] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, path: str | None) -> DecodedClip:
+        """The decoded clip.
+
+        Raises:
+            OSError, ValueError: there is no clip, or it cannot be decoded.
+        """
+        if path is None:
+            raise ValueError("There is no clip yet: upload one or choose an example.")
+        self.forget_deleted()
+        if not Path(path).is_file():
+            raise ValueError("The clip has been deleted by now: upload it again.")
+        with self._lock:
+            if path in self._clips:
+                self._clips.move_to_end(path)
+                return self._clips[path]
+        file, output = tempfile.mkstemp(".frames", dir=self.folder)
+        os.close(file)
+        try:
+            clip = self.decoder.decode(path, output)
+        except BaseException:
+            os.unlink(output)
+            raise
+        with self._lock:
+            self._clips[path] = clip
+            while len(self._clips) > KEPT:
+                _, oldest = self._clips.popitem(last=False)
+                oldest.path.unlink(missing_ok=True)
+        return clip
+
+    def forget_deleted(self) -> None:
+        """Gives up the clips whose files were deleted, so that the room is free."""
+        with self._lock:
+            for path, clip in list(self._clips.items()):
+                if not (Path(path).is_file() and clip.path.is_file()):
+                    del self._clips[path]
+                    clip.path.unlink(missing_ok=True)

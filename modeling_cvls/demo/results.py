@@ -3,80 +3,112 @@
 import html
 import io
 import json
-import math
+import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..explanation import explain, window_around
-from ..frame_reader_cvls import FrameReader
 from ..pipeline_cvls import CVLSPipeline
+from ..rle_cvls import decode_mask
 from ..visualization import COLORS, VideoWriter, overlay
-from .clips import MAX_FPS
+from .decoding import DecodedClip
 
 MAP_SIZE = 640  # pixels, longest side of a similarity map
 #: ColorBrewer's RdBu at -1, -0.5, 0, 0.5 and 1: blue unlike, white neither, red alike.
 SIMILARITY_COLORS = np.array([(5, 48, 97), (67, 147, 195), (247, 247, 247), (214, 96, 77), (103, 0, 31)])
 
 
-def segment_clip(
-    segmenter: CVLSPipeline, reader: FrameReader, sentences: list[str], folder: Path, progress: Callable, **thresholds
-) -> tuple[str, str, str]:
-    """Writes the overlay and the masks into `folder`.
+@dataclass
+class Results:
+    """The files and numbers of one request.
 
-    Returns:
-        The paths of the mp4 and of a zip file (N/FRAME.png, white where sentence number N refers to, and
-        sentences.json), and a table of scores in HTML.
+    Attributes:
+        video: an mp4 with the masks and a legend drawn in.
+        masks: a zip file of N/FRAME.png, white where sentence number N refers to, and sentences.json.
+        sentences: for each sentence "sentence", "score" (the largest presence probability of the frames),
+            "frames_with_a_mask" and "frames".
+        seconds: how long each step took.
     """
-    fps = min(reader.fps, MAX_FPS)
-    total = math.ceil(len(reader) * fps / reader.fps)
-    results = segmenter.stream(reader, sentences, fps=fps, return_frames=True, **thresholds)
-    paths = folder / "overlay.mp4", folder / "masks.zip"
-    scores, shares, count = np.zeros(len(sentences)), np.zeros(len(sentences)), 0
-    with VideoWriter(paths[0], fps) as video, zipfile.ZipFile(paths[1], "w") as archive:
-        for result in results:
-            masks = result["masks"]
-            video.write(overlay(result["frame"][None], masks[:, None], sentences, result["scores"])[0])
+
+    video: Path
+    masks: Path
+    sentences: list[dict]
+    seconds: dict[str, float]
+
+
+def segment_clip(
+    segmenter: CVLSPipeline, clip: DecodedClip, sentences: list[str], folder: Path, progress: Callable, **thresholds
+) -> Results:
+    """Segments a clip and writes the overlay and the masks into `folder`.
+
+    Args:
+        progress: called with ((frames done, frames in all), unit="frames").
+        thresholds: as of the pipeline.
+
+    Raises:
+        ValueError: a sentence is too long for the model.
+    """
+    start, found = time.perf_counter(), []
+    results = segmenter.stream(clip.frames, sentences, video_fps=clip.fps, mask_format="rle", **thresholds)
+    for result in results:  # run lengths of all frames take little memory
+        found.append(result)
+        progress((len(found), len(clip.frames)), unit="frames")
+    segmented = time.perf_counter()
+    scores = np.max([result["scores"] for result in found], axis=0).round(4).tolist()
+    video, archive = folder / "overlay.mp4", folder / "masks.zip"
+    with VideoWriter(video, clip.fps) as writer, zipfile.ZipFile(archive, "w") as file:
+        counts = np.zeros(len(sentences), int)
+        for frame, index, result in zip(clip.frames, clip.frame_indices, found, strict=True):
+            masks = np.stack([decode_mask(mask["counts"], *mask["size"]) for mask in result["masks"]])
+            writer.write(overlay(frame[None], masks[:, None], sentences, scores)[0])
             for number, mask in enumerate(masks, start=1):
                 png = io.BytesIO()
                 Image.fromarray(mask).save(png, "png")
-                archive.writestr(f"{number}/{result['frame_index']:05d}.png", png.getvalue())
-            scores, shares, count = np.maximum(scores, result["scores"]), shares + masks.any((1, 2)), count + 1
-            progress((count, total), unit="frames")
-        found = [
-            {"sentence": sentence, "score": round(float(score), 4), "frames_with_a_mask": int(share), "frames": count}
-            for sentence, score, share in zip(sentences, scores, shares, strict=True)
+                file.writestr(f"{number}/{index:05d}.png", png.getvalue())
+            counts += masks.any((1, 2))
+        table = [
+            {"sentence": sentence, "score": score, "frames_with_a_mask": int(count), "frames": len(found)}
+            for sentence, score, count in zip(sentences, scores, counts, strict=True)
         ]
-        archive.writestr("sentences.json", json.dumps(found, indent=2))
-    return str(paths[0]), str(paths[1]), score_table(found)
+        file.writestr("sentences.json", json.dumps(table, indent=2))
+    seconds = {"segmenting": segmented - start, "drawing": time.perf_counter() - segmented}
+    return Results(video, archive, table, seconds)
 
 
-def score_table(found: list[dict]) -> str:
+def score_table(results: Results) -> str:
+    """The table of scores and the time that each step took, in HTML."""
     table = "<tr><th></th><th>sentence</th><th>score</th><th>frames with a mask</th></tr>"
-    for row, color in zip(found, COLORS, strict=False):
+    for row, color in zip(results.sentences, COLORS, strict=False):
         table += f'<tr><td style="width: 1.5em; background: rgb{color}"></td><td>{html.escape(row["sentence"])}</td>'
         table += f"<td>{row['score']:.2f}</td><td>{row['frames_with_a_mask']} of {row['frames']}</td></tr>"
-    return f'<table style="width: 100%">{table}</table>'
+    times = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in results.seconds.items())
+    return f'<table style="width: 100%">{table}</table><p id="times">Time: {times}.</p>'
 
 
 def similarity_maps(
-    segmenter: CVLSPipeline, reader: FrameReader, sentences: list[str], seconds: float
+    segmenter: CVLSPipeline, clip: DecodedClip, sentences: list[str], seconds: float
 ) -> list[tuple[np.ndarray, str]]:
-    """The frame at `seconds`, and each sentence's similarity laid over it, with captions."""
+    """The frame at `seconds`, and each sentence's similarity laid over it, with captions.
+
+    Raises:
+        ValueError: the model was trained without the contrast.
+    """
     model = segmenter.model
     if model.config.contrast_weight == 0:
         raise ValueError("This model was trained without the contrast: it has no similarity map.")
-    frame = min(int(seconds * reader.fps), len(reader) - 1)
-    window = window_around(frame, len(reader), model.config.num_frames)
-    pictures = [Image.fromarray(picture) for picture in reader.read(window)]
+    place = min(int(seconds * clip.fps), len(clip.frames) - 1)
+    window = window_around(place, len(clip.frames), model.config.num_frames)
+    pictures = [Image.fromarray(picture) for picture in clip.frames[window]]
     for picture in pictures:
         picture.thumbnail((MAP_SIZE, MAP_SIZE))
-    frames, shown = np.stack(pictures), window.index(frame)
+    frames, shown = np.stack(pictures), window.index(place)
     similarity = explain(model, segmenter.processor, frames, sentences).similarity[:, shown]
     places = np.linspace(-1, 1, len(SIMILARITY_COLORS))
     colors = np.stack([np.interp(similarity, places, channel) for channel in SIMILARITY_COLORS.T], axis=-1)
     maps = (colors * (0.4 + 0.6 * frames[shown].mean(axis=-1, keepdims=True) / 255)).astype(np.uint8)
-    return [(frames[shown], f"frame {frame}"), *zip(maps, sentences, strict=True)]
+    return [(frames[shown], f"frame {clip.frame_indices[place]}"), *zip(maps, sentences, strict=True)]

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from factories import ROOT, tiny_config, tiny_tokenizer
+from factories import ROOT, declare_samples, tiny_config, tiny_tokenizer
 from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor, FrameReader
 from modeling_cvls.synthetic import make_scene, render
 from modeling_cvls.visualization import overlay, write_video
@@ -80,6 +80,7 @@ def clips(tmp_path_factory):
     scene, _ = make_scene("test", 0, size=64, num_frames=12)
     write_video(folder / "good.mp4", render(scene)[0], fps=4)
     write_video(folder / "long.mp4", render(scene)[0], fps=1 / 6)
+    (folder / "bomb.mp4").write_bytes(declare_samples((folder / "good.mp4").read_bytes(), 2_000_000_000))
     (folder / "notes.txt").write_text("no video")
     (folder / "renamed.mp4").write_text("no video either")
     with open(folder / "large.mp4", "wb") as file:
@@ -186,7 +187,7 @@ def test_bad_uploads_get_a_message(page, clips):
     page.upload(clips / "large.mp4")
     page.told("maximum allowed size")
     page.click("#segment")
-    page.told("Sentence 1 is empty")
+    page.told("There is no sentence yet")
     page.type(1, SENTENCES[0])
     page.type(2, SENTENCES[1])
     page.click("#segment")
@@ -201,10 +202,24 @@ def test_bad_uploads_get_a_message(page, clips):
     page.upload(clips / "long.mp4")
     page.uploaded()
     page.click("#segment")
-    page.told("Sentence 2 is empty")
-    page.boxes()[1].send_keys(SENTENCES[1])
-    page.click("#segment")
     page.told("long.mp4 is too long: it lasts 72.0 s, and at most 60 s are taken here")
+    assert "Error" not in page.find("#overlay")[0].text
+
+
+def test_a_clip_that_ends_the_decoder_leaves_the_page_up(page, clips):
+    page.open()
+    page.type(1, SENTENCES[0])
+    page.upload(clips / "bomb.mp4")
+    page.uploaded()
+    page.click("#segment")
+    page.wait.until(lambda _: page.find("#scores table") or "bomb.mp4" in page.find("body")[0].text)
+    page.open()
+    page.type(2, SENTENCES[0])  # the first box stays empty, as a visitor leaves it
+    page.upload(clips / "good.mp4")
+    page.uploaded()
+    page.click("#segment")
+    page.wait.until(lambda _: page.find("#overlay video") and page.find("#scores table"))
+    assert len(page.find("#scores tr")) == 2
 
 
 def test_overlay_plays_and_masks_are_the_pipelines(page, clips, checkpoint):
@@ -253,10 +268,10 @@ def test_overlay_plays_and_masks_are_the_pipelines(page, clips, checkpoint):
         ]
     frames = FrameReader(clips / "good.mp4").read(range(12))
     drawn = FrameReader(page.downloads / "overlay.mp4").read(range(12))
-    picture = overlay(frames, masks, SENTENCES)  # without scores, which are another frame's in every frame
-    height = 8 * 64  # above the legend
-    assert drawn.shape[2] == played["width"] == picture.shape[2]
-    assert np.abs(drawn[:, :height].astype(int) - picture[:, :height]).mean() < 4
+    picture = overlay(frames, masks, SENTENCES, [row["score"] for row in summary])  # the table's numbers
+    assert drawn.shape == picture.shape and drawn.shape[2] == played["width"]
+    assert np.abs(drawn.astype(int) - picture).mean() < 4
+    assert page.find("#times")[0].text.startswith("Time: decoding ")
 
 
 def test_example_and_similarity_maps(page, tmp_path):
