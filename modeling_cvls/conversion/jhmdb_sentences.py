@@ -11,7 +11,7 @@ RAW holds
 
 All videos are for testing: the one split is "test". Published results measure three frames a video; which ones stands
 in a json that MTTR published: rows [video, path of the frame, path of the mask file, number of masks, sentence].
-Without --samples-metadata the set names no frames to evaluate; the protocol "jhmdb" of scripts/eval.py then takes three
+Without --samples-metadata the set names no frames to evaluate; `cvls eval --protocol jhmdb` then takes three
 evenly spaced ones that have a mask, and says so: other frames, so other numbers.
 
 Videos and masks: http://jhmdb.is.tue.mpg.de/, sentences: https://kgavrilyuk.github.io/publication/actor_action/,

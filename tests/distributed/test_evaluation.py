@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,10 +17,11 @@ from PIL import Image
 from pycocotools import mask as rle_ops
 
 from factories import ROOT, brute_force
-from modeling_cvls import CVLSPipeline, evaluation
+from modeling_cvls import CVLSPipeline
 from modeling_cvls.data import FEATURES, video_of
-from modeling_cvls.evaluation import evaluate_segmenter, evaluated_frames, note_on_frames, results_table
+from modeling_cvls.evaluation import PROTOCOLS, evaluate_segmenter, results_table, runner
 
+PROGRAMS = ROOT / "tests" / "distributed" / "programs"
 SENTENCES = ["the red circle", "the small blue square", "a circle moving left", "the green square on the right"]
 
 
@@ -249,13 +251,14 @@ def test_an_instance_that_is_not_annotated_is_absent_for_j_and_f_and_skipped_for
 def test_jhmdb_takes_the_frames_that_the_set_names_or_three_evenly_spaced_ones(model, processor, rows):
     long = make_row("long", 9, (64, 64), [[0]], seed=6)
     named = {**long, "evaluation_frames": [1, 4, 7]}
-    assert evaluated_frames(long, "jhmdb") == [1, 4, 7] and evaluated_frames(long, "a2d") == list(range(9))
+    assert PROTOCOLS["jhmdb"].evaluated_frames(long) == [1, 4, 7]
+    assert PROTOCOLS["a2d"].evaluated_frames(long) == list(range(9))
     assert measured(model, processor, [long], protocol="jhmdb") == measured(model, processor, [named], protocol="jhmdb")
-    assert evaluated_frames(make_row("short", 2, (64, 64), [[0]]), "jhmdb") == [0, 1]
-    assert note_on_frames(make_set(named), "jhmdb") == "evaluated on the frames that the set names"
-    note = note_on_frames(make_set(named, long), "jhmdb")
+    assert PROTOCOLS["jhmdb"].evaluated_frames(make_row("short", 2, (64, 64), [[0]])) == [0, 1]
+    assert PROTOCOLS["jhmdb"].note_on_frames(make_set(named)) == "evaluated on the frames that the set names"
+    note = PROTOCOLS["jhmdb"].note_on_frames(make_set(named, long))
     assert "three" not in note and "3 evenly spaced" in note and "1 and 1 videos" in note
-    assert note_on_frames(make_set(long), "mevis") == "evaluated on every annotated frame"
+    assert PROTOCOLS["mevis"].note_on_frames(make_set(long)) == "evaluated on every annotated frame"
 
 
 def test_columns_of_the_table(model, processor, rows):
@@ -296,7 +299,65 @@ def test_submission_reads_back(model, processor, rows, tmp_path, protocol, root)
                 np.testing.assert_array_equal(np.asarray(image), np.where(mask, 255, 0))
     assert any(mask.any() and not mask.all() for mask in expected.values())
     with pytest.raises(ValueError, match="submission/Annotations exists already"):
+        evaluate_segmenter(model, processor, dataset, 0.5, **arguments)
+    (folder / "settings.json").unlink()
+    with pytest.raises(ValueError, match="submission/Annotations exists already"):
         evaluate_segmenter(model, processor, dataset, 0.0, **arguments)
+
+
+def test_a_submission_that_was_killed_goes_on(model, processor, rows, tmp_path, monkeypatch):
+    """Killed while the second video's masks are written: the third run segments what is left, and ends the same."""
+    hidden = [{**row, "annotated_frames": [], "masks": []} for row in rows]
+    dataset, arguments = make_set(*hidden), {"protocol": "mevis", "progress": False}
+    evaluate_segmenter(model, processor, dataset, submission=tmp_path / "whole", **arguments)
+
+    class Killed(BaseException):
+        pass
+
+    save, saved = Image.Image.save, []
+
+    def save_some(image, *of):
+        saved.append(of)
+        if len(saved) == 25:
+            raise Killed
+        save(image, *of)
+
+    monkeypatch.setattr(Image.Image, "save", save_some)
+    with pytest.raises(Killed):
+        evaluate_segmenter(model, processor, dataset, submission=tmp_path / "killed", **arguments)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "killed" / "Annotations").iterdir()] == ["first"]
+    assert not (tmp_path / "killed" / "submission.zip").exists()
+
+    segmented = []
+    stream = CVLSPipeline.stream
+    monkeypatch.setattr(
+        CVLSPipeline,
+        "stream",
+        lambda self, video, *of, **more: segmented.append(len(video)) or stream(self, video, *of, **more),
+    )
+    for _ in range(2):  # the last run finds everything
+        evaluate_segmenter(model, processor, dataset, submission=tmp_path / "killed", **arguments)
+    assert segmented == [7, 2]
+    whole, killed = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
+        for folder in (tmp_path / "whole", tmp_path / "killed")
+    )
+    assert whole == killed
+    with zipfile.ZipFile(tmp_path / "killed" / "submission.zip") as archive:
+        assert len(archive.namelist()) == len(whole)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "..", "a/b", "a\\b", "C:x", "", "a\0b", "x" * 300])
+def test_a_submission_stays_in_its_folder(model, processor, rows, tmp_path, name):
+    """Ids that lead elsewhere are refused, for videos and for sentences."""
+    folder = tmp_path / "a" / "b" / "submission"
+    video = {**rows[2], "video_id": name}
+    sentences = [{**sentence, "sentence_id": f"third/{name}"} for sentence in rows[2]["sentences"]]
+    for row in (video, {**rows[2], "sentences": sentences}):
+        with pytest.raises(ValueError, match="must be a plain name"):
+            measured(model, processor, [row], protocol="mevis", submission=folder)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_submission_and_truth_together(model, processor, rows, tmp_path):
@@ -306,23 +367,7 @@ def test_submission_and_truth_together(model, processor, rows, tmp_path):
     assert len(list(tmp_path.rglob("*.png"))) == 4 * 5 + 2 * 7 + 3 * 2
 
 
-WORKER = """
-import atexit, os, sys, torch.distributed
-from modeling_cvls.launch import prepare_processes
-note = f"{__file__}.{os.environ.get('RANK')}"
-def at_the_end():
-    with open(note, "w") as file:
-        print("in the group:", torch.distributed.is_initialized(), file=file)
-atexit.register(at_the_end)
-prepare_processes()
-sys.path.insert(0, "scripts")
-import eval
-for line in open(sys.argv[1]):
-    sys.argv[1:] = line.split()
-    eval.main()
-"""
-
-
+@pytest.mark.slow
 def test_two_processes_give_the_same_numbers(model, processor, rows, tmp_path):
     """The script under `torchrun`: five videos on two processes, and one video, so that one has nothing."""
     model.save_pretrained(tmp_path / "model")
@@ -337,10 +382,10 @@ def test_two_processes_give_the_same_numbers(model, processor, rows, tmp_path):
         f"--submission {tmp_path}/submission\n"
         f"{common} --dataset {tmp_path}/one --window 3 --output {tmp_path}/a2d.json\n"
     )
-    (tmp_path / "worker.py").write_text(WORKER)
+    worker = shutil.copy(PROGRAMS / "evaluate_commands.py", tmp_path)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = subprocess.run(
-        [*launch, tmp_path / "worker.py", tmp_path / "commands"],
+        [*launch, worker, tmp_path / "commands"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -348,7 +393,7 @@ def test_two_processes_give_the_same_numbers(model, processor, rows, tmp_path):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert [(tmp_path / f"worker.py.{rank}").read_text() for rank in (0, 1)] == 2 * ["in the group: False\n"]
+    assert [(tmp_path / f"evaluate_commands.py.{rank}").read_text() for rank in (0, 1)] == 2 * ["in the group: False\n"]
     found = json.loads((tmp_path / "davis.json").read_text())
     assert (found.pop("protocol"), found.pop("presence_threshold")) == ("ref_davis17", 0)
     assert found.pop("frames") == "evaluated on every annotated frame"
@@ -357,33 +402,17 @@ def test_two_processes_give_the_same_numbers(model, processor, rows, tmp_path):
     assert len(list((tmp_path / "submission").rglob("*.png"))) == 4 * 5 + 2 * 7 + 3 * 2 + 3 + 2 * 3
 
     found = json.loads((tmp_path / "a2d.json").read_text())
-    assert found.pop("protocol") == "a2d" and found.pop("frames") and found.pop("presence_threshold") == 0
+    assert found.pop("protocol") == "custom" and found.pop("frames") and found.pop("presence_threshold") == 0
     close(found, measured(model, processor, rows[:1], protocol="a2d", window=3))
 
 
-MEMORY = """
-import resource, sys
-import torch
-from datasets import load_from_disk
-from transformers import AutoModel, AutoProcessor
-import modeling_cvls
-from modeling_cvls.evaluation import evaluate_segmenter
-torch.set_num_threads(1)
-model, processor = AutoModel.from_pretrained(sys.argv[1]), AutoProcessor.from_pretrained(sys.argv[1])
-dataset = load_from_disk(sys.argv[2])
-for protocol in ("a2d", "ref_davis17"):
-    for number in (len(dataset) // 10, len(dataset)):
-        evaluate_segmenter(model, processor, dataset.select(range(number)), 0.0, progress=False, protocol=protocol)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
+@pytest.mark.slow
 def test_a_set_ten_times_larger_takes_the_same_memory(model, processor, tmp_path):
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     make_set(*[make_row(f"{i}", 4, (64, 64), [[0], [1]], seed=i) for i in range(100)]).save_to_disk(tmp_path / "set")
     result = subprocess.run(
-        [sys.executable, "-c", MEMORY, tmp_path / "model", tmp_path / "set"],
+        [sys.executable, PROGRAMS / "evaluation_memory.py", tmp_path / "model", tmp_path / "set"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -412,8 +441,8 @@ def test_equal_scores_rank_by_the_order_of_the_set(model, processor, rows, monke
         def wait_for_everyone(self):
             pass
 
-    monkeypatch.setattr(evaluation, "_load_metric", lambda protocol, state: Metric())
-    monkeypatch.setattr(evaluation, "PartialState", State)
+    monkeypatch.setattr(runner, "_load_metric", lambda protocol, state: Metric())
+    monkeypatch.setattr(runner, "PartialState", State)
     orders = []
     for number in (1, 2, 3, 4):
         State.num_processes = number
@@ -449,7 +478,7 @@ def test_wrong_arguments(model, processor, rows, tmp_path):
     hidden = [{**row, "annotated_frames": [], "masks": []} for row in rows]
     with pytest.raises(ValueError, match="no annotated frame.*--submission"):
         measured(model, processor, hidden, protocol="mevis")
-    with pytest.raises(ValueError, match="unknown protocol 'davis'; there are a2d, jhmdb"):
+    with pytest.raises(ValueError, match="unknown protocol 'davis'; there are custom, a2d, jhmdb"):
         measured(model, processor, rows, protocol="davis")
     with pytest.raises(ValueError, match="window is a number of at least 1, not 0"):
         measured(model, processor, rows, window=0)
@@ -464,8 +493,8 @@ def test_wrong_arguments(model, processor, rows, tmp_path):
 
 def test_time_left_is_that_of_the_slowest_video_and_the_longest_share(monkeypatch, capsys):
     clock = iter([0.0, 10.0, 70.0, 75.0])  # 1 s, 6 s and 0.5 s a frame
-    monkeypatch.setattr(evaluation, "perf_counter", lambda: next(clock))
-    with evaluation._Progress(40, 130, True) as bar:
+    monkeypatch.setattr(runner, "perf_counter", lambda: next(clock))
+    with runner._Progress(40, 130, True) as bar:
         shown = []
         for _ in range(3):
             bar.update(10)

@@ -1,0 +1,120 @@
+"""The masks of a whole data set as the competition servers take them."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+
+from ..names import check_name
+from ..rle_cvls import decode_mask
+from .protocols import Protocol
+
+SETTINGS = "settings.json"
+
+
+class Submission:
+    """FOLDER/Annotations/<video>/<expression>/<frame>.png for every sentence and frame, and FOLDER/submission.zip.
+
+    The expression is the sentence's id without the video's before it; frames are called as in the source. The masks are
+    binary images (0 and 255). A video's folder appears when all its masks are written, so an evaluation that was killed
+    goes on with the videos that are missing.
+
+    Args:
+        folder: where to write.
+        settings: everything that decides what the masks are; `dataset_digest` tells data sets apart, and has
+            checked their ids.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]):
+        self.folder = Path(folder)
+        self.masks = self.folder / "Annotations"
+        self.settings = json.dumps(dict(settings), indent=2) + "\n"
+
+    def check(self) -> None:
+        """Raises a `ValueError` where the folder holds masks that were made otherwise. Writes nothing."""
+        path = self.folder / SETTINGS
+        if self.masks.exists() and (not path.is_file() or path.read_text(encoding="utf-8") != self.settings):
+            raise ValueError(
+                f"{self.masks} exists already, with masks of another model, data set or settings (see {path}); give a "
+                "new folder, so that nothing is mixed"
+            )
+
+    def begin(self) -> None:
+        """Notes the settings, for an evaluation that goes on later."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / SETTINGS).write_text(self.settings, encoding="utf-8")
+        self.masks.mkdir(exist_ok=True)
+
+    def has(self, video_id: str) -> bool:
+        """Whether the masks of a video are all there."""
+        return (self.masks / video_id).is_dir()
+
+    def write(self, row: Mapping[str, Any], predictions: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+        """Writes the masks of a row, unless they are there.
+
+        Args:
+            row: a row with the columns of `FEATURES`.
+            predictions: of each sentence one prediction per frame of the video.
+
+        Raises:
+            ValueError: the row's frames have no names.
+        """
+        if self.has(row["video_id"]):
+            return
+        names = [Path(cell["path"] or "").stem for cell in row["frames"] or []]
+        if not names or not all(names):
+            raise ValueError("a submission is named after the source's frames, but the row's frames have no `path`")
+        partial = self.folder / f".{row['video_id']}.partial"
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
+        for expression, of_sentence in zip(expressions_of(row), predictions, strict=True):
+            path = partial / expression
+            path.mkdir()
+            for name, prediction in zip(names, of_sentence, strict=True):
+                mask = decode_mask(prediction["counts"], *prediction["size"])
+                Image.fromarray(mask * np.uint8(255)).save(path / f"{name}.png")
+        partial.replace(self.masks / row["video_id"])
+
+    def finish(self, protocol: Protocol) -> None:
+        """Writes submission.zip; its files are stored as they are, for PNG is compressed already."""
+        root = self.folder if protocol.archive_root else self.masks
+        partial = self.folder / ".submission.zip.partial"
+        with zipfile.ZipFile(partial, "w") as archive:
+            for path in sorted(self.masks.rglob("*.png")):
+                archive.write(path, path.relative_to(root))
+        partial.replace(self.folder / "submission.zip")
+
+
+def expressions_of(row: Mapping[str, Any]) -> list[str]:
+    """What the folders of a row's sentences are called.
+
+    Raises:
+        ValueError: naming the video: the id of a sentence is no plain name.
+    """
+    video_id = row["video_id"]
+    return [
+        check_name(sentence["sentence_id"].removeprefix(f"{video_id}/"), f"video {video_id!r}: the sentence's id")
+        for sentence in row["sentences"]
+    ]
+
+
+def dataset_digest(dataset: Dataset) -> str:
+    """A digest of the videos and sentences of a data set, in their order.
+
+    Raises:
+        ValueError: the id of a video or of a sentence is no plain name, so that no folder can be called so.
+    """
+    digest = hashlib.sha256()
+    for row in dataset.select_columns(["video_id", "num_frames", "sentences"]):
+        check_name(row["video_id"], "the video's id")
+        expressions_of(row)
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()
