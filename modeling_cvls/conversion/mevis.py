@@ -18,7 +18,7 @@ Download and terms: https://github.com/henghuiding/MeViS
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,13 @@ from pathlib import Path
 from ..rle_cvls import run_lengths
 from .arguments import Conversion
 from .card import Description
+from .json_values import find_values
 from .problems import Problem, Problems
 from .video_folders import VideoFolder, convert_folder, present_splits, read_videos
 
 # The synthetic sets in this layout also have heldout.
 SPLITS = ("train", "valid_u", "valid", "test", "heldout")
 META = "{split}/meta_expressions.json"
-# Characters of mask_dict.json that are read at a time; the masks of one object in all frames take some 100,000.
-CHUNK = 1 << 20
 
 DESCRIPTION = Description(
     title="MeViS",
@@ -66,70 +65,6 @@ class MevisVideo(VideoFolder):
 
     masks: Path
     spans: Mapping[str, tuple[int, int]]
-
-
-def find_values(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Where the values of a json object lie in its file, without holding more than one of them in memory.
-
-    mask_dict.json of train takes a gigabyte in memory; its values are read when they are needed.
-
-    Args:
-        path: a json object in ASCII, whose values are lists, objects or null.
-
-    Yields:
-        key, first byte, number of bytes of a value.
-
-    Raises:
-        ValueError: naming the file and the character: not such a json.
-    """
-    decoder = json.JSONDecoder()
-    with open(path, encoding="ascii", newline="") as file:
-        text, start = "", 0  # of the file, what is in memory, and where in the file it begins
-
-        def more() -> bool:
-            nonlocal text
-            # As much again as there is: a long value is tried a few times, not once a chunk.
-            chunk = file.read(max(CHUNK, len(text)))
-            text += chunk
-            return bool(chunk)
-
-        def skip(position: int, characters: str = " \t\r\n") -> int:
-            while True:
-                while position < len(text) and text[position] in characters:
-                    position += 1
-                if position < len(text) or not more():
-                    return position
-
-        def decode(position: int) -> int:
-            while True:
-                try:
-                    return decoder.raw_decode(text, position)[1]
-                except json.JSONDecodeError as error:
-                    if not more():
-                        raise ValueError(f"{path}: not json at character {start + error.pos}: {error.msg}") from error
-
-        def expect(position: int, characters: str) -> int:
-            if position >= len(text) or text[position] not in characters:
-                raise ValueError(f"{path}: not a json object: expected {characters!r} at character {start + position}")
-            return position + 1
-
-        try:
-            position = skip(expect(skip(0), "{"))
-            while text[position : position + 1] != "}":
-                expect(position, '"')
-                end = decode(position)
-                key = text[position:end]
-                value = skip(expect(skip(end), ":"))
-                end = decode(value)
-                yield json.loads(key), start + value, end - value
-                position = expect(skip(end), ",}")
-                if text[position - 1] == "}":
-                    break
-                position = skip(position)
-                if position > CHUNK:
-                    text, start, position = text[position:], start + position, 0
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not json in ASCII: {error}") from error
 
 
 def read_mask_lists(

@@ -46,8 +46,7 @@ def evaluate_segmenter(
         model: the segmenter, on the device where it is to run; left in the mode it came in.
         processor: its processor.
         dataset: rows of the project's schema (`modeling_cvls.data.FEATURES`).
-        presence_threshold: a sentence's masks are empty where its presence probability is below this; default: the
-            protocol's.
+        presence_threshold: masks are empty where the presence probability is below this; default: the protocol's.
         progress: show a progress bar, on the first process.
         protocol: one of `PROTOCOLS` or its name: what is measured, on which frames. For each sentence of Ref-DAVIS17
             against its own object, take "mevis".
@@ -68,12 +67,7 @@ def evaluate_segmenter(
     threshold = protocol.presence_threshold if presence_threshold is None else presence_threshold
     segmentation = {**segmentation, "presence_threshold": threshold}
     state = PartialState()
-    has_truth = any(dataset.select_columns("annotated_frames")["annotated_frames"])
-    if not has_truth and submission is None:
-        raise ValueError(
-            "the evaluation set has no annotated frame to measure masks on; a submission for the benchmark's server is "
-            "what can be made of it (--submission FOLDER)"
-        )
+    has_truth = _has_truth(dataset, submission)
     run = _Run(
         CVLSPipeline(model=model, processor=processor, device=model.device),
         protocol,
@@ -91,6 +85,17 @@ def evaluate_segmenter(
     results = [run.metric.compute() if run.metric is not None else {}]
     broadcast_object_list(results)
     return results[0]
+
+
+def _has_truth(dataset: Dataset, submission: str | Path | None) -> bool:
+    if any(dataset.select_columns("annotated_frames")["annotated_frames"]):
+        return True
+    if submission is None:
+        raise ValueError(
+            "the evaluation set has no annotated frame to measure masks on; a submission for the benchmark's server is "
+            "what can be made of it (--submission FOLDER)"
+        )
+    return False
 
 
 def _start_submission(

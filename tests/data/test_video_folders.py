@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from factories import ROOT, SHARED
 from modeling_cvls.cli import convert as command
-from modeling_cvls.conversion import mevis, ref_davis17, refer_youtube_vos
+from modeling_cvls.conversion import json_values, mevis, ref_davis17, refer_youtube_vos
 from modeling_cvls.data import FEATURES, read_frames, read_masks
 from modeling_cvls.synthetic import make_scene, render, write_mevis, write_ref_davis17, write_refer_youtube_vos
 from modeling_cvls.synthetic.layouts import describe_by_annotators, describe_together
@@ -500,23 +500,25 @@ def test_mevis_without_its_masks(mevis_tree, tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_values_are_found_in_a_file_that_is_read_in_pieces(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(mevis, "CHUNK", chunk)
+    monkeypatch.setattr(json_values, "CHUNK", chunk)
     content = {"0": [None, {"size": [1, 2], "counts": '[]\\"{}:,'}], "a b": [], "7": None, 'k"': {"x": [[]]}}
     for text in (json.dumps(content), json.dumps(content, indent=3), json.dumps(content, separators=(",", ":"))):
         (tmp_path / "masks.json").write_text(text)
-        found = {key: text[start : start + length] for key, start, length in mevis.find_values(tmp_path / "masks.json")}
+        found = {
+            key: text[start : start + length] for key, start, length in json_values.find_values(tmp_path / "masks.json")
+        }
         assert {key: json.loads(value) for key, value in found.items()} == content
     (tmp_path / "masks.json").write_text(" {} ")
-    assert list(mevis.find_values(tmp_path / "masks.json")) == []
+    assert list(json_values.find_values(tmp_path / "masks.json")) == []
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": [', '{"a"}', '{"a": [],', "{3: []}", '{"a": [] "b"', '{"ä": []}'])
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
 def test_a_file_that_is_no_json_object(tmp_path, monkeypatch, text, chunk):
-    monkeypatch.setattr(mevis, "CHUNK", chunk)
+    monkeypatch.setattr(json_values, "CHUNK", chunk)
     (tmp_path / "masks.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="masks.json: not (a )?json"):
-        list(mevis.find_values(tmp_path / "masks.json"))
+        list(json_values.find_values(tmp_path / "masks.json"))
 
 
 # Synthetic sets -------------------------------------------------------------------------------------------------------
