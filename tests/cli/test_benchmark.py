@@ -1,4 +1,4 @@
-"""scripts/benchmark.py: operations against counts by hand and published ones, limits, printed tables."""
+"""benchmarks/cost.py: operations against counts by hand and published ones, limits, printed tables."""
 
 import math
 import os
@@ -12,12 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from factories import ROOT, tiny_config, tiny_sections
-from modeling_cvls import CVLSConfig
-from modeling_cvls.synthetic import write_a2d_sentences
-
-sys.path.insert(0, str(ROOT / "scripts"))
-from benchmark import (  # noqa: E402
+from cost import (
     BACKBONE,
     CLIPSEG,
     CVLS,
@@ -29,6 +24,9 @@ from benchmark import (  # noqa: E402
     main,
     take_turns,
 )
+from factories import ROOT, tiny_config, tiny_sections
+from modeling_cvls import CVLSConfig
+from modeling_cvls.synthetic import write_a2d_sentences
 
 
 def test_operations_of_a_convolution():

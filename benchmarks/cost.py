@@ -1,6 +1,6 @@
 """What a segmenter costs: its operations, seconds and memory; and the contrastive head's share of the time.
 
-    python scripts/benchmark.py [--part flops|speed|head|reading] [--config configs/demo.yaml] [--device cuda]
+    python benchmarks/cost.py [--part flops|speed|head|reading] [--config configs/demo.yaml] [--device cuda]
 
 - flops: floating-point operations of one forward pass with 1, 4 and 8 sentences against those of the bare backbone, and
   against CLIPSeg, which segments pairs of a frame and a sentence; and of a training step. Counted on tensors without
@@ -12,7 +12,7 @@
   to tensors. Steps a second, times this, is the number of cores that a training keeps busy. Only with `--config`.
 
 Without `--config`: the default CVLSConfig, ResNet-50 and RoBERTa-base, on one clip of 8 frames of 320 x 576. With it:
-the model, clips and batch of a training configuration, over which flags lie as in scripts/train.py, such as
+the model, clips and batch of a training configuration, over which flags lie as in `cvls train`, such as
 `--training.use_cpu true` where one for a GPU is looked at without one. All weights are random and nothing is
 downloaded: the costs do not depend on the weights. The exit status is 1 where a limit is missed.
 """
@@ -341,7 +341,7 @@ def print_row(*cells) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["flops", "speed", "head", "reading"], help="default: all but reading")
-    parser.add_argument("--config", help="YAML file of scripts/train.py with model.config; its flags may follow")
+    parser.add_argument("--config", help="YAML file of `cvls train` with model.config; its flags may follow")
     parser.add_argument("--device", type=torch.device, default="cpu", help="such as cuda (default: cpu)")
     parser.add_argument("--sentences", type=int, nargs="+", default=[1, 4, 8], help="of flops and speed")
     parser.add_argument("--repeats", type=int, default=10, help="rounds of what is timed")
@@ -349,7 +349,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="cpu: processor time, where a machine without accelerator has other work too")  # fmt: skip
     arguments, flags = parser.parse_known_args(argv)
     if flags and not arguments.config:
-        parser.error(f"unrecognized arguments: {' '.join(flags)} (flags of scripts/train.py go with --config)")
+        parser.error(f"unrecognized arguments: {' '.join(flags)} (flags of `cvls train` go with --config)")
     if arguments.part == "reading" and not arguments.config:
         parser.error("--part reading needs the --config of a training, with its data set")
     if arguments.clock == "cpu" and arguments.device.type != "cpu":
