@@ -144,7 +144,11 @@ def run(ablation: Ablation, dataset: str, variant: str, seed: int) -> dict:
         "training.disable_tqdm": True,
     }
     about, start = machine(), time.perf_counter()
-    words = [word for name, value in flags.items() for word in (f"--{name}", json.dumps(value))]
+    words = [
+        word
+        for name, value in flags.items()
+        for word in (f"--{name}", value if isinstance(value, str) else json.dumps(value))
+    ]
     call(["train.py", ablation.train, *words], log, ablation.environment())
     trained = time.perf_counter()
     metrics = {}
