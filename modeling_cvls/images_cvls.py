@@ -29,6 +29,8 @@ def decode_image(image: bytes | str | Path) -> Image.Image:
         OSError: it cannot be decoded; FileNotFoundError where there is no file.
         ValueError: its pixels cannot be converted, see [`to_rgb`].
     """
+    if not isinstance(image, bytes) and Path(image).exists() and not Path(image).is_file():
+        raise OSError(f"{image} is no regular file")  # reading a pipe or a device might never end
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             return to_rgb(ImageOps.exif_transpose(opened))

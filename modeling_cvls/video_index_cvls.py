@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .mp4_tables_cvls import check_mp4_tables
+
 VP8_IS_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, section 9.1)
 TINY = 24  # bytes; a smaller packet of MPEG-4 may say "no new frame" instead of holding one
 
@@ -188,9 +190,10 @@ def index_video(source: str | bytes) -> VideoIndex:
 
     Raises:
         av.FFmpegError: its format is not known.
-        ValueError: it holds no video, or none of its frames can be decoded. The message is the end of a sentence that
-            begins with the name of the video.
+        ValueError: it declares more than it can hold, it holds no video, or none of its frames can be decoded. The
+            message is the end of a sentence that begins with the name of the video.
     """
+    check_mp4_tables(source)
     packets = _read_packets(source)
     order, frame = _shown_packets(source, packets)
     start, times, end, fps = _times(packets, order)
