@@ -1,31 +1,15 @@
 """The language side, and the layers in which a sentence and a clip's tokens meet."""
 
-from dataclasses import dataclass
+import inspect
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import MODEL_MAPPING, PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
 
 from .configuration_cvls import CVLSConfig
 from .layers_cvls import CVLSLayer, CVLSPreTrainedModel
-
-
-@dataclass
-class CVLSFusedFeatures(ModelOutput):
-    """A clip and its sentences after they met.
-
-    Args:
-        token_features: (B, K, T, h, w, hidden_size).
-        sentence_features: (B, K, hidden_size).
-        hidden_states, attentions: the fusion's, as in `CVLSOutput`.
-    """
-
-    token_features: torch.FloatTensor | None = None
-    sentence_features: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class CVLSLanguage(CVLSPreTrainedModel):
@@ -72,6 +56,14 @@ class CVLSLanguage(CVLSPreTrainedModel):
             hidden_states=outputs.get("hidden_states") if output_hidden_states else None,
             attentions=outputs.get("attentions") if output_attentions else None,
         )
+
+
+def without_pooler(text_config: PreTrainedConfig) -> dict[str, bool]:
+    """Arguments of `AutoModel` that leave a text encoder's pooler out, which nothing here reads; none where the encoder
+    has no such argument."""
+    encoder_class = MODEL_MAPPING.get(type(text_config), None)
+    has_argument = inspect.isclass(encoder_class) and "add_pooling_layer" in inspect.signature(encoder_class).parameters
+    return {"add_pooling_layer": False} if has_argument else {}
 
 
 class CVLSFusionLayer(nn.Module):
@@ -124,4 +116,4 @@ def mask_with_sentence(attention_mask: torch.Tensor) -> torch.Tensor:
     return F.pad(attention_mask, (1, 0), value=True)
 
 
-__all__ = ["CVLSFusedFeatures", "CVLSFusionLayer", "CVLSLanguage"]
+__all__ = ["CVLSFusionLayer", "CVLSLanguage"]

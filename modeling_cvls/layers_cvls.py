@@ -1,6 +1,7 @@
 """What the parts of the segmenter are made of: the base class, attention, its layer, and small functions on tensors."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_cvls import CVLSConfig
 from .hub_cvls import push_card
 
+#: Parameters of backbones and text encoders that no feature depends on: poolers, the token of masked patches, and the
+#: last norm of backbones that give features from before it.
+WITHOUT_GRADIENT = re.compile(r"(^|\.)(pooler|mask_token)(\.|$)|^(swin|model|pixio)\.layernorm\.|^bit\.norm\.")
+
 
 class CVLSPreTrainedModel(PreTrainedModel):
     """What all models of CVLS have in common: configuration, how weights start, what the library may do with them."""
@@ -23,8 +28,10 @@ class CVLSPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
+    _no_split_modules = ["CVLSLayer"]
 
     @classmethod
     def from_pretrained(cls, *args, device_map: Any = None, **kwargs) -> "CVLSPreTrainedModel":
@@ -147,6 +154,15 @@ class CVLSLayer(GradientCheckpointingLayer):
         attended, weights = self.attention(normed, normed if memory is None else memory, attention_mask)
         x = x + attended
         return x + self.feed_forward(self.norm2(x)), weights
+
+
+def freeze_what_cannot_learn(encoder: nn.Module) -> nn.Module:
+    """An encoder, of which the parameters that none of its features depend on are frozen: one without a gradient would
+    end a training on several devices."""
+    for name, parameter in encoder.named_parameters():
+        if WITHOUT_GRADIENT.search(name):
+            parameter.requires_grad_(False)
+    return encoder
 
 
 def normalize(x: torch.Tensor, dim: int = -1) -> torch.Tensor:

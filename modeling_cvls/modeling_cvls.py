@@ -1,15 +1,17 @@
 """CVLS: the segmenter. A clip is encoded once; each sentence is encoded, fused with the clip, and segmented."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoBackbone, AutoConfig, AutoModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
+from .checkpoint_cvls import as_of_today, register_conversions
 from .configuration_cvls import CVLSConfig
 from .contrastive_cvls import (
     CVLSAlignment,
@@ -18,53 +20,17 @@ from .contrastive_cvls import (
     ReferentSelection,
     select_referent,
 )
-from .fusion_cvls import CVLSFusedFeatures, CVLSFusionLayer, CVLSLanguage, mask_with_sentence, word_mask_of
-from .layers_cvls import CVLSPreTrainedModel, extend_edges, upsample
+from .fusion_cvls import (
+    CVLSFusionLayer,
+    CVLSLanguage,
+    mask_with_sentence,
+    without_pooler,
+    word_mask_of,
+)
+from .layers_cvls import CVLSPreTrainedModel, extend_edges, freeze_what_cannot_learn, upsample
 from .loss_cvls import CVLSCriterion, CVLSLosses, CVLSTargets
-from .vision_cvls import CVLSVideoFeatures, CVLSVision, backbone_of
-
-
-@dataclass
-class CVLSOutput(ModelOutput):
-    """
-    Args:
-        loss: scalar, the weighted sum of `losses`; when `referents` and the instances are given.
-        mask_logits: (B, K, T, H/4, W/4) logits of the masks, on the grid of the (padded) frames.
-        presence_logits: (B, K) logits of "this clip contains a referent of this sentence".
-        similarity: (B, K, T, H/4, W/4) in [-1, 1], the contrast's similarity of each position to the sentence; None
-            where the contrast is switched off.
-        instance_similarity: (B, K, T, M + 1) in [-1, 1], what the contrast compares: the similarity of each instance's
-            embedding, and last the background's, to the sentence; with the losses, for looking at (no gradient). Not a
-            number where an instance is not seen or not annotated.
-        kept_channels: (B, K, D) bool, the channels that the filter (LCF) left to each sentence's contrast, with the
-            losses; None where it is off.
-        losses: the unweighted parts of the loss: bce, dice, presence, contrast, alignment.
-        vision_hidden_states, vision_attentions: those of the backbone, its batch being B * T frames.
-        temporal_hidden_states: the tokens before and after each layer of temporal attention, (B, T * h * w,
-            hidden_size) each.
-        temporal_attentions: (B, heads, T * h * w, T * h * w) of each of these layers.
-        text_hidden_states, text_attentions: those of the text encoder, its batch being B * K sentences.
-        fusion_hidden_states: the tokens before and after each fusion layer, (B * K, T * h * w, hidden_size) each.
-        fusion_attentions: two per fusion layer, of the tokens to the sentence and its words (B * K, heads, T * h * w,
-            1 + L), and of the sentence to the tokens (B * K, heads, 1, T * h * w).
-            All hidden states with `output_hidden_states`, all attentions with `output_attentions`.
-    """
-
-    loss: torch.FloatTensor | None = None
-    mask_logits: torch.FloatTensor | None = None
-    presence_logits: torch.FloatTensor | None = None
-    similarity: torch.FloatTensor | None = None
-    instance_similarity: torch.FloatTensor | None = None
-    kept_channels: torch.BoolTensor | None = None
-    losses: dict[str, torch.FloatTensor] | None = None
-    vision_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    vision_attentions: tuple[torch.FloatTensor, ...] | None = None
-    temporal_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
-    text_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    text_attentions: tuple[torch.FloatTensor, ...] | None = None
-    fusion_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    fusion_attentions: tuple[torch.FloatTensor, ...] | None = None
+from .outputs_cvls import CVLSFusedFeatures, CVLSOutput, CVLSVideoFeatures
+from .vision_cvls import CVLSVision, backbone_of
 
 
 class CVLSModel(CVLSPreTrainedModel):
@@ -89,22 +55,27 @@ class CVLSModel(CVLSPreTrainedModel):
             and `frame_sizes`.
         output_hidden_states, output_attentions: whether to return them, component by component; default: as the
             configuration says. Attention weights need `attn_implementation="eager"`.
+        return_loss: whether to compute the losses where `referents` are given.
         return_dict: False gives a tuple of what is not None; default: as the configuration says.
 
     Returns:
         [`CVLSOutput`]. With `referents`, the losses too.
     """
 
+    # older checkpoints hold the pooler of the text encoder, which nothing read
+    _keys_to_ignore_on_load_unexpected = [r"^language\.encoder\.pooler\."]
+
     def __init__(self, config: CVLSConfig):
         super().__init__(config)
         self.vision = CVLSVision(config, backbone_of(config))
-        self.language = CVLSLanguage(config, AutoModel.from_config(config.text_config))
+        encoder = AutoModel.from_config(config.text_config, **without_pooler(config.text_config))
+        self.language = CVLSLanguage(config, freeze_what_cannot_learn(encoder))
         self.fusion = nn.ModuleList(CVLSFusionLayer(config) for _ in range(config.num_fusion_layers))
         self.norm_tokens = nn.LayerNorm(config.hidden_size)
         self.norm_sentence = nn.LayerNorm(config.hidden_size)
         self.pixel_query = nn.Linear(config.hidden_size, config.pixel_size)
         self.token_query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.mask_bias = nn.Parameter(torch.zeros(()))
+        self.mask_bias = nn.Parameter(torch.zeros(1))
         self.presence = nn.Sequential(
             nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, 1)
         )
@@ -119,8 +90,8 @@ class CVLSModel(CVLSPreTrainedModel):
                     self.frame_query = nn.Linear(config.hidden_size, config.hidden_size)
                     self.clip_query = nn.Linear(config.hidden_size, config.hidden_size)
                     self.presence_query = nn.Linear(config.hidden_size + 1, config.hidden_size)
-                    self.similarity_scale = nn.Parameter(torch.zeros(()))
-                    self.choice_sharpness = nn.Parameter(torch.zeros(()))
+                    self.similarity_scale = nn.Parameter(torch.zeros(1))
+                    self.choice_sharpness = nn.Parameter(torch.zeros(1))
         self.post_init()
 
     @torch.no_grad()
@@ -133,6 +104,24 @@ class CVLSModel(CVLSPreTrainedModel):
                 init.ones_(self.similarity_scale)
                 # at s / tau itself most of a selection would fall on the background, which has the most positions
                 init.constant_(self.choice_sharpness, 3.0)
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
+        as_of_today(state_dict, prefix, has_pooler=getattr(self.language.encoder, "pooler", None) is not None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs
+    ) -> None:
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+        self.vision.checkpoint_backbone(gradient_checkpointing_func if enable else None)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Those of the text encoder."""
+        return self.language.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces those of the text encoder."""
+        self.language.encoder.set_input_embeddings(value)
 
     @classmethod
     def from_vision_text_pretrained(
@@ -158,9 +147,11 @@ class CVLSModel(CVLSPreTrainedModel):
         with torch.device("meta"):  # AutoBackbone.from_pretrained takes a folder for a name on the Hub
             backbone_class = type(AutoBackbone.from_config(backbone_config))
         backbone = backbone_class.from_pretrained(vision, config=backbone_config)
-        encoder = AutoModel.from_pretrained(text)
+        text_config = AutoConfig.from_pretrained(text)
+        encoder = AutoModel.from_pretrained(text, config=text_config, **without_pooler(text_config))
         model = cls(CVLSConfig(backbone_config=backbone.config, text_config=encoder.config, **kwargs))
-        model.vision.backbone, model.language.encoder = backbone, encoder
+        model.vision.backbone = freeze_what_cannot_learn(backbone)
+        model.language.encoder = freeze_what_cannot_learn(encoder)
         return model
 
     @can_return_tuple
@@ -179,6 +170,7 @@ class CVLSModel(CVLSPreTrainedModel):
         video_features: CVLSVideoFeatures | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        return_loss: bool = True,
     ) -> CVLSOutput:
         """The arguments are described with the class.
 
@@ -209,7 +201,7 @@ class CVLSModel(CVLSPreTrainedModel):
             fusion_hidden_states=fused.hidden_states,
             fusion_attentions=fused.attentions,
         )
-        if referents is not None:
+        if referents is not None and return_loss:
             annotated = instance_masks, annotated_frames, annotated_instances
             targets = _targets(video, sentence_mask, referents, *annotated)
             losses = self._losses(targets, video, text, output, embeddings)
@@ -440,6 +432,7 @@ def _check_sentences(input_ids: torch.Tensor | None, video: CVLSVideoFeatures) -
         )
 
 
+register_conversions(CVLSModel.__name__)
 CVLSModel.register_for_auto_class("AutoModel")
 
 __all__ = ["CVLSModel", "CVLSOutput", "CVLSPreTrainedModel"]

@@ -1,59 +1,19 @@
 """The vision side: backbone, feature pyramid, motion and temporal attention turn a clip's frames into features once."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 from transformers import AutoBackbone
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
 
 from .configuration_cvls import CVLSConfig
-from .layers_cvls import CVLSLayer, CVLSPreTrainedModel, resize
-
-
-@dataclass
-class CVLSFrameFeatures(ModelOutput):
-    """What each frame gives by itself, whatever clip or window it is a part of.
-
-    Args:
-        pixel_features: (B, T, pixel_size, H/4, W/4), of stride 4.
-        token_features: (B, T, h, w, hidden_size), on the coarse grid, h = H/token_stride and w = W/token_stride.
-        hidden_states, attentions: those of the backbone, its batch being B * T frames; where they are asked for.
-    """
-
-    pixel_features: torch.FloatTensor | None = None
-    token_features: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class CVLSVideoFeatures(BaseModelOutputWithPooling):
-    """What a clip gives, whatever the sentences: `CVLSModel.forward` takes it in place of the frames.
-
-    Args:
-        last_hidden_state: (B, T, h, w, hidden_size), the coarse tokens after temporal attention; zero on padding where
-            clips of different sizes are in one batch.
-        pooler_output: always None; a clip is not pooled.
-        hidden_states: the tokens before and after each layer of temporal attention, (B, T * h * w, hidden_size) each;
-            where they are asked for.
-        attentions: the weights of temporal attention, (B, heads, T * h * w, T * h * w) each layer; where asked for.
-        pixel_features: (B, T, pixel_size, H/4, W/4), of stride 4.
-        frame_mask: (B, T) bool, false on padding frames; None: there are none.
-        frame_sizes: (B, 2), height and width of each clip's frames; None: all clips fill H and W.
-        token_mask: (B, T, h, w) bool, false on padding; None: there is none.
-        vision_hidden_states, vision_attentions: those of the backbone, its batch being B * T frames; where asked for.
-    """
-
-    pixel_features: torch.FloatTensor | None = None
-    frame_mask: torch.BoolTensor | None = None
-    frame_sizes: torch.LongTensor | None = None
-    token_mask: torch.BoolTensor | None = None
-    vision_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    vision_attentions: tuple[torch.FloatTensor, ...] | None = None
+from .layers_cvls import CVLSLayer, CVLSPreTrainedModel, freeze_what_cannot_learn, resize
+from .outputs_cvls import CVLSFrameFeatures, CVLSVideoFeatures
 
 
 class CVLSPyramid(nn.Module):
@@ -165,6 +125,15 @@ class CVLSVision(CVLSPreTrainedModel):
         self.layers = nn.ModuleList(CVLSLayer(config) for _ in range(config.num_temporal_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
         self.post_init()
+
+    def checkpoint_backbone(self, checkpoint: Callable | None) -> None:
+        """Recomputes the blocks of the backbone in the backward pass, by `checkpoint`, in place of keeping what is
+        inside them; None: no more. A backbone that has this from the library (Swin, Hiera, DINO) is left alone."""
+        if not any(isinstance(module, GradientCheckpointingLayer) for module in self.backbone.modules()):
+            for block in blocks_of(self.backbone):
+                block.__dict__.pop("forward", None)
+                if checkpoint is not None:
+                    block.forward = partial(_recomputed, checkpoint, block, block.forward)
 
     def get_frame_features(
         self, pixel_values_videos: torch.Tensor, output_hidden_states: bool = False, output_attentions: bool = False
@@ -292,15 +261,44 @@ class CVLSVision(CVLSPreTrainedModel):
         )
 
 
+def blocks_of(backbone: nn.Module) -> list[nn.Module]:
+    """The blocks of a convolutional backbone's stages: what stands in lists that are called `layers`."""
+    lists = [getattr(module, "layers", None) for module in backbone.modules()]
+    return [block for blocks in lists if isinstance(blocks, nn.Sequential | nn.ModuleList) for block in blocks]
+
+
+def _recomputed(checkpoint: Callable, block: nn.Module, forward: Callable, *inputs: torch.Tensor) -> torch.Tensor:
+    """`forward` of a block under `checkpoint`. The second time, in the backward pass, its batch norms count nothing."""
+    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    calls = 0
+
+    def run(*inputs: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            return forward(*inputs)
+        counted = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+        try:
+            for norm, _, batches in counted:
+                norm.momentum, norm.num_batches_tracked = 0.0, batches.clone()
+            return forward(*inputs)
+        finally:
+            for norm, momentum, batches in counted:
+                norm.momentum, norm.num_batches_tracked = momentum, batches
+
+    return checkpoint(run, *inputs) if block.training and torch.is_grad_enabled() else forward(*inputs)
+
+
 def backbone_of(config: CVLSConfig) -> nn.Module:
     """The backbone. `attn_implementation` is asked of all parts: one without it (a ResNet has none) keeps its own."""
     try:
-        return AutoBackbone.from_config(config.backbone_config)
+        backbone = AutoBackbone.from_config(config.backbone_config)
     except ValueError:
         if config.backbone_config._attn_implementation in (None, "eager"):
             raise
         config.backbone_config._attn_implementation = None
-        return AutoBackbone.from_config(config.backbone_config)
+        backbone = AutoBackbone.from_config(config.backbone_config)
+    return freeze_what_cannot_learn(backbone)
 
 
 def _all_filled(frame_sizes: torch.Tensor, size: tuple[int, int]) -> bool:
@@ -317,4 +315,4 @@ def _all_filled(frame_sizes: torch.Tensor, size: tuple[int, int]) -> bool:
     return bool(filled)
 
 
-__all__ = ["CVLSFrameFeatures", "CVLSVideoFeatures", "CVLSVision"]
+__all__ = ["CVLSVision"]

@@ -332,8 +332,9 @@ def test_pretrained_parts_saved_locally(vision, text, tmp_path):
     own = model.vision.backbone.state_dict()
     assert all(torch.equal(own[name], value) for name, value in weights.items())
     weights = AutoModel.from_pretrained(tmp_path / "text").state_dict()
-    own = model.language.encoder.state_dict()
-    assert all(torch.equal(own[name], value) for name, value in weights.items())
+    own = model.language.encoder.state_dict()  # without the pooler, which nothing reads
+    assert set(own) == {name for name in weights if not name.startswith("pooler.")}
+    assert all(torch.equal(value, weights[name]) for name, value in own.items())
 
     batch = random_batch(clips=1, frames=2)
     output = model(**batch)
