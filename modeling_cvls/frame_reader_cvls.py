@@ -41,6 +41,8 @@ class FrameReader:
         height, width: size of the frames as shown, in pixels.
         times: float array (T,), the presentation time of each frame in seconds, the first at 0; None where `fps` is.
         end: the time in seconds at which the last frame ends; None where `fps` is.
+        source: the path or the bytes of the encoded video whose own times these are; None for other videos.
+        start: the first frame's time in seconds on the clock of `source`, which its sound shares.
         sample_aspect_ratio: the width of a pixel divided by its height, a `Fraction`.
         missing_frames: the numbers of the frames that were found to be missing so far, sorted. Those that the header
             promises beyond the end of the file are numbered from `len(reader)` on.
@@ -112,12 +114,16 @@ class FrameReader:
         self.fps: float | None = None
         self.times: np.ndarray | None = None
         self.end: float | None = None
+        self.source: str | bytes | None = None
+        self.start = 0.0
         self.sample_aspect_ratio = Fraction(1)
         if isinstance(self._frames, EncodedVideo):
             index = self._frames.index
             self.fps, self.times, self.end = index.fps, index.times, index.end
+            self.source, self.start = self._frames.source, index.start
             self.sample_aspect_ratio = index.sample_aspect_ratio
         if fps is not None:
+            self.source, self.start = None, 0.0
             self.fps, self.times, self.end = float(fps), np.arange(len(self)) / fps, len(self) / fps
 
     @cached_property
@@ -137,6 +143,24 @@ class FrameReader:
     @property
     def missing_frames(self) -> list[int]:
         return sorted(self._frames.missing) if isinstance(self._frames, EncodedVideo) else []
+
+    def is_missing(self, frame: int) -> bool:
+        """Whether a frame was found to be missing."""
+        return isinstance(self._frames, EncodedVideo) and frame in self._frames.missing
+
+    @property
+    def damage(self) -> str | None:
+        """A sentence that names the frames that were found to be missing so far; None where there is none."""
+        missing = self.missing_frames
+        if not missing:
+            return None
+        starts = [frame for frame in missing if frame - 1 not in self._frames.missing]
+        stops = [frame for frame in missing if frame + 1 not in self._frames.missing]
+        spans = [f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, stops, strict=True)]
+        return (
+            f"{self._name} is damaged or was cut off: {len(missing)} of its frames cannot be decoded and are left out "
+            f"({', '.join(spans)})"
+        )
 
     def __len__(self) -> int:
         return len(self._frames.index if isinstance(self._frames, EncodedVideo) else self._frames)

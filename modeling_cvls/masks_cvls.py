@@ -90,7 +90,11 @@ def sentence_results(frames: Sequence[dict[str, Any]], sentences: Sequence[str],
     Args:
         frames: an iterable of dicts with "frame_index", "masks", "scores" and "frame_scores".
         sentences: their K sentences.
-        order: the frames to return, in this order; the same one may come several times.
+        order: the frames to return, in this order; the same one may come several times. Those that are not among
+            `frames` are left out.
+
+    Raises:
+        ValueError: none of them is there.
     """
     masks = None
     number = len(set(order))
@@ -104,6 +108,9 @@ def sentence_results(frames: Sequence[dict[str, Any]], sentences: Sequence[str],
         position_of[result["frame_index"]] = position
         masks[:, position] = result["masks"]
         scores[:, position], frame_scores[:, position] = result["scores"], result["frame_scores"]
+    if masks is None:
+        raise ValueError("none of the frames that were asked for can be decoded")
+    order = [frame for frame in order if frame in position_of]
     at = [position_of[frame] for frame in order]
     if at != list(range(number)):  # else without a copy
         masks, frame_scores = masks[:, at], frame_scores[:, at]

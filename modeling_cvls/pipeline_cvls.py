@@ -13,11 +13,12 @@ from transformers.pipelines.base import ChunkPipeline
 from .frame_reader_cvls import FrameReader
 from .hub_cvls import push_card
 from .masks_cvls import FrameSizes, MaskOptions, frame_result, masks_of, sentence_results
-from .selection_cvls import FrameSelection, read_windows, select_frames
+from .selection_cvls import FrameSelection, read_windows, select_frames, without_missing
 from .windows_cvls import LogitBlender, Window, plan_windows
 
 Video = str | Path | bytes | np.ndarray | torch.Tensor | list | FrameReader
 
+READING = ("on_damage",)
 SELECTION = ("frame_indices", "start", "end", "fps")
 WINDOWS = ("window", "overlap", "progress")
 MASKS = tuple(field.name for field in fields(MaskOptions))
@@ -81,12 +82,12 @@ class CVLSPipeline(ChunkPipeline):
         return super().push_to_hub(repo_id, **kwargs)
 
     def _sanitize_parameters(self, **kwargs) -> tuple[dict, dict, dict]:
-        known = SELECTION + WINDOWS, MASKS
+        known = READING + SELECTION + WINDOWS, MASKS
         unknown = set(kwargs).difference(*known)
         if unknown:
             raise TypeError(
                 f"unknown argument {', '.join(sorted(unknown))}; there are sentences, "
-                f"{', '.join(SELECTION + WINDOWS + MASKS)}, video_fps and batch_size"
+                f"{', '.join(READING + SELECTION + WINDOWS + MASKS)}, video_fps and batch_size"
             )
         preprocess, masks = ({name: kwargs[name] for name in names if name in kwargs} for names in known)
         MaskOptions(**masks)
@@ -109,6 +110,8 @@ class CVLSPipeline(ChunkPipeline):
             sentences: one sentence or several; for several videos, a list of sentences each.
             batch_size (`int`, 1): so many windows go through the model together. Changes the speed and the memory.
             video_fps (`float`, as the file says): frames a second of the video.
+            on_damage (`str`, "keep"): what to do where some frames of an encoded video cannot be decoded: "keep" leaves
+                them out with a warning, "error" refuses the video. A `FrameReader` brings its own.
             start, end (`float`, the whole video): only the frames from `start` on and before `end`, in seconds.
             fps (`float`, all frames): go through so many frames a second, evenly spaced; at most the video's own.
             frame_indices (`list[int]`, all frames): the frames (0-based) to return, in this order; only the windows
@@ -129,7 +132,8 @@ class CVLSPipeline(ChunkPipeline):
             One dict a sentence: "sentence"; "score", the largest presence probability of the frames returned;
             "masks", bool array (T, H, W) at the video's own size, or a list of T RLEs; "frame_indices", list of the T
             frames; "frame_scores", list of T floats: presence probability times the mean probability inside the mask, 0
-            for an empty mask. For several videos a list of such lists.
+            for an empty mask; "missing_frames", list of the frames that could not be decoded and are left out. For
+            several videos a list of such lists.
 
         Raises:
             OSError, TypeError, ValueError: as `FrameReader`, for the video; ValueError for a sentence that is empty or
@@ -146,7 +150,8 @@ class CVLSPipeline(ChunkPipeline):
                     for one, own in zip(videos, sentences, strict=True)]  # fmt: skip
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
         request = self._check(video, sentences, batch_size, video_fps, {**kwargs, "return_frames": False})
-        return self.postprocess(self._results(request), sentences, request.selection.order)
+        found = self.postprocess(self._results(request), sentences, request.selection.order)
+        return [{**result, "missing_frames": request.reader.missing_frames} for result in found]
 
     def stream(
         self,
@@ -181,7 +186,9 @@ class CVLSPipeline(ChunkPipeline):
         preprocess, masks = {**self._preprocess_params, **preprocess}, {**self._forward_params, **masks}
         if batch_size is None:
             batch_size = 1 if self._batch_size is None else self._batch_size
-        reader = video if isinstance(video, FrameReader) and video_fps is None else FrameReader(video, video_fps)
+        if not isinstance(video, FrameReader) or video_fps is not None:
+            video = FrameReader(video, video_fps, preprocess.get("on_damage", "keep"))
+        reader = video
         if not all(isinstance(sentence, str) for sentence in sentences):
             raise ValueError(f"the sentences of a video are a string or a list of strings, not {sentences!r}")
         text = self.processor(text=sentences)
@@ -226,7 +233,10 @@ class CVLSPipeline(ChunkPipeline):
         return sentence_results(results, sentences, order)
 
     def _results(self, request: _Request) -> Iterator[dict[str, Any]]:
-        """The results of the frames, in the order of time."""
+        """The results of the frames that are there, in the order of time."""
+        return without_missing(self._results_with_substitutes(request), request.reader)
+
+    def _results_with_substitutes(self, request: _Request) -> Iterator[dict[str, Any]]:
         blender, options = LogitBlender(), request.options
         pictures: dict[int, np.ndarray] = {}  # of frames whose masks are not complete
         hidden = not request.progress or len(request.windows) == 1

@@ -1,7 +1,9 @@
 """Which frames of a video are gone through, and decoding them when their window comes."""
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -98,16 +100,31 @@ def read_windows(
     reader: FrameReader, frames: np.ndarray, batches: Sequence[Sequence[Window]]
 ) -> Iterator[tuple[Sequence[Window], dict[int, np.ndarray]]]:
     """Each batch of windows with the frames, by position, that no earlier one had: uint8 (H, W, 3). Each frame that a
-    window holds is decoded once, when its first window comes; `frames` as of [`FrameSelection`]."""
+    window holds is decoded once, when its first window comes; `frames` as of [`FrameSelection`]. In place of a frame
+    that is missing stands the one before it, so that the window keeps its length, or black."""
     needed = sorted({position for windows in batches for window in windows for position in window.positions})
-    decoder, decoded = reader.frames(frames[needed]), 0
+    decoder, decoded, latest = reader.frames(frames[needed]), 0, None
     for windows in batches:
         stop = windows[-1].stop
-        new = []
+        new = {}
         while decoded < len(needed) and needed[decoded] < stop:
-            new.append(needed[decoded])
+            picture = next(decoder)
+            if picture is not None:
+                latest = picture
+            elif latest is None:
+                latest = np.zeros((reader.height, reader.width, 3), dtype=np.uint8)
+            new[needed[decoded]] = latest
             decoded += 1
-        yield windows, {position: next(decoder) for position in new}
+        yield windows, new
 
 
-__all__ = ["FrameSelection", "read_windows", "select_frames"]
+def without_missing(results: Iterable[dict[str, Any]], reader: FrameReader) -> Iterator[dict[str, Any]]:
+    """The results of frames that are there; a warning at the end names those that are missing."""
+    for result in results:
+        if not reader.is_missing(result["frame_index"]):
+            yield result
+    if reader.damage is not None:
+        warnings.warn(reader.damage, stacklevel=2)
+
+
+__all__ = ["FrameSelection", "read_windows", "select_frames", "without_missing"]

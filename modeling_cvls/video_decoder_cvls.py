@@ -24,6 +24,7 @@ class EncodedVideo:
         on_damage: "error" refuses a video of which frames are missing; "keep" gives the others.
 
     Attributes:
+        source: as given.
         index: the `VideoIndex` of its frames.
         missing: a set of the numbers of frames that were found to be missing so far; those that the header promises
             behind the end of the file are numbered from `len(index)` on.
@@ -33,7 +34,7 @@ class EncodedVideo:
     """
 
     def __init__(self, source: str | bytes, name: str, on_damage: Literal["error", "keep"]):
-        self._source, self._name, self._on_damage = source, name, on_damage
+        self.source, self._name, self._on_damage = source, name, on_damage
         av = import_av()
         try:
             self.index = index_video(source)
@@ -59,8 +60,8 @@ class EncodedVideo:
             ValueError: a frame cannot be decoded, whatever `on_damage` is.
         """
         if self._decoder is None:
-            self._decord = open_decord(self._source, self.index)
-            self._decoder = VideoDecoder(self._source, self.index)
+            self._decord = open_decord(self.source, self.index)
+            self._decoder = VideoDecoder(self.source, self.index)
         if self._decord is not None:
             try:
                 pictures = self._decord.get_batch(indices).asnumpy()
@@ -81,7 +82,7 @@ class EncodedVideo:
         Raises:
             ValueError: a frame cannot be decoded and `on_damage` is "error".
         """
-        decoder = VideoDecoder(self._source, self.index, threaded=True)
+        decoder = VideoDecoder(self.source, self.index, threaded=True)
         try:
             for number in indices:
                 yield self._picture(decoder, number)

@@ -1,6 +1,7 @@
 """Pictures to look at: overlays, cut-outs, contact sheets, training curves."""
 
 import itertools
+import os
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .extras import require
+from .sound import Sound
 
 # Okabe and Ito's colors, told apart by color-blind readers too; black left out, as it cannot be seen on dark frames.
 COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
 BACKGROUND, INK = (24, 24, 24), (240, 240, 240)
+CLOCK = 90_000  # ticks per second: the usual frame rates come out even
 RIGHT, WRONG = (60, 200, 90), (230, 70, 60)
 
 
@@ -133,30 +136,57 @@ class VideoWriter:
 
     Args:
         path: the file to write; its folder is made.
-        fps: frames per second.
+        fps: frames per second; where `write` is told times, the mean.
+        sample_aspect_ratio: the width of a pixel divided by its height.
+        end: the time in seconds at which the last frame ends; by default it lasts 1 / `fps`.
+        sound: written beside the frames, encoded as AAC; closed with the writer.
 
     Raises:
         ValueError: a frame has odd or differing sides.
     """
 
-    def __init__(self, path: str | Path, fps: float):
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        sample_aspect_ratio: Fraction = Fraction(1),
+        end: float | None = None,
+        sound: Sound | None = None,
+    ):
         self.path, self.num_frames = Path(path), 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self.path), "w")
+        self._fps, self._end, self._sound, self._pts = fps, end, sound, -1
+        self._container = av.open(os.path.abspath(self.path), "w")
+        # Without B-frames the times of decoding are those of presentation, and the lengths of frames come out exactly.
         self._stream = self._container.add_stream(
-            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"}
+            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18", "bf": "0"}
         )
+        self._stream.codec_context.time_base = Fraction(1, CLOCK)
+        self._stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
+        self._audio = None if sound is None else self._container.add_stream("aac", rate=sound.rate, layout=sound.layout)
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, *exception) -> None:
         if self.num_frames:
-            self._container.mux(self._stream.encode())
+            packets, last = self._stream.encode(), self._pts / CLOCK
+            lasts = 1 / self._fps if self._end is None else max(self._end - last, 1 / CLOCK)
+            packets[-1].duration = round(lasts * CLOCK)
+            self._container.mux(packets)
+            self._write_sound(last + lasts)
+            if self._audio is not None:
+                self._container.mux(self._audio.encode())
         self._container.close()
+        if self._sound is not None:
+            self._sound.close()
 
-    def write(self, frame: np.ndarray) -> None:
-        """Appends a uint8 (H, W, 3) frame, RGB, H and W even."""
+    def write(self, frame: np.ndarray, time: float | None = None) -> None:
+        """Appends a uint8 (H, W, 3) frame, RGB, H and W even.
+
+        Args:
+            time: when it is to be shown, in seconds from the beginning; by default 1 / `fps` after the one before.
+        """
         height, width = frame.shape[:2]
         if not self.num_frames:
             if height % 2 or width % 2:
@@ -169,9 +199,18 @@ class VideoWriter:
                 f"frame {self.num_frames} for {self.path} has shape {frame.shape}, the first one was "
                 f"{self._stream.height} x {self._stream.width}"
             )
+        time = self.num_frames / self._fps if time is None else time
+        self._write_sound(time)
         self.num_frames += 1
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        self._pts = max(round(time * CLOCK), self._pts + 1)
+        picture.pts, picture.time_base = self._pts, Fraction(1, CLOCK)
         self._container.mux(self._stream.encode(picture))
+
+    def _write_sound(self, time: float) -> None:
+        if self._sound is not None:
+            for frame in self._sound.until(time):
+                self._container.mux(self._audio.encode(frame))
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> None:

@@ -187,6 +187,7 @@ class _Run:
             video_of(row),
             [sentence["text"] for sentence in row["sentences"]],
             frame_indices=list(frames),
+            on_damage="error",
             mask_format="rle",
             exclusive=list(sentences_by_annotator(row).values()) if self.protocol.by_annotator else None,
             **self.segmentation,

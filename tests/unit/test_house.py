@@ -14,6 +14,7 @@ ROOMS = [
     "names",
     "flat files",
     "launch",
+    "sound",
     "visualization",
     "metrics",
     "synthetic",
