@@ -140,6 +140,12 @@ def open_container(source: str | bytes):
     return av.open(source, options={"fflags": "noparse"} if brand == b"ftyp" else {})
 
 
+def video_stream(container):
+    """The video stream that a player shows; None where there is none but pictures attached to music, such as covers."""
+    stream = container.streams.best("video")
+    return None if stream is None or "attached_pic" in str(stream.disposition) else stream
+
+
 def decode_packets(packets: Iterable[tuple[int, Any]], codec, failed: list[int]) -> Iterator[tuple[int, Any]]:
     """Decodes numbered packets.
 
@@ -229,18 +235,13 @@ def index_video(source: str | bytes) -> VideoIndex:
     )
 
 
-def _is_picture(stream) -> bool:
-    """Whether it is a picture attached to music, such as the cover of an album."""
-    return "attached_pic" in str(stream.disposition)
-
-
 def _read_packets(source: str | bytes) -> _Packets:
     """Goes through all packets of the stream that a player shows; nothing is decoded."""
     av = import_av()
     rows, all_idr, is_cut = [], True, False
     with open_container(source) as container:
-        stream = container.streams.best("video")
-        if stream is None or _is_picture(stream):
+        stream = video_stream(container)
+        if stream is None:
             raise ValueError("holds no video stream")
         codec, is_mov = stream.codec_context.name, "mov" in container.format.name
         checks_keys, is_vp8 = is_mov and codec == "h264", codec == "vp8"

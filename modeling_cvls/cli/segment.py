@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from transformers import pipeline
 
 from ..launch import check_checkpoint, process_state
-from ..segmentation import Settings, check_settings, segment_folder, segment_video, videos_in
+from ..segmentation import Settings, check_settings, left_out_of, segment_folder, segment_video, videos_in
 from ..segmentation.files import FOLDER_FPS
 
 
@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None
     summary = segment_video(segmenter, args.video, args.output, settings, args.batch_size, progress=True)
     for score, share, sentence in zip(summary.scores, summary.shares, settings.sentences, strict=True):
         print(f"{score:.3f}  mask in {share:4.0%} of the frames  {sentence}")
+    if summary.damage is not None:
+        print(f"{prog}: warning: {summary.damage}", file=sys.stderr)
     print(f"{summary.frames} frames written to {args.output}")
 
 
@@ -55,9 +57,14 @@ def _segment_folder(videos: list[Path], args: Namespace, settings: Settings, pro
     with state.main_process_first():
         check_settings(args.output, settings)
     segmenter = pipeline("video-language-segmentation", model=args.model, device=args.device or state.device)
-    errors = segment_folder(segmenter, videos, args.output, settings, state, args.batch_size)
+    errors, damages = segment_folder(segmenter, videos, args.output, settings, state, args.batch_size)
     if state.is_main_process:
+        left_out = left_out_of(Path(args.video), videos)
+        if left_out:
+            print(f"left out, as no video: {', '.join(path.name for path in left_out)}")
         print(f"{len(videos) - len(errors)} of {len(videos)} videos are in {args.output}")
+        for damage in damages:
+            print(f"{prog}: warning: {damage}", file=sys.stderr)
         for error in errors:
             print(f"{prog}: error: {error}", file=sys.stderr)
     if errors:
@@ -83,6 +90,12 @@ def make_parser(prog: str) -> ArgumentParser:
         "--video-fps",
         type=float,
         help=f"frames per second of the video; default: what the file says, {FOLDER_FPS} for a folder of frames",
+    )
+    parser.add_argument(
+        "--on-damage",
+        choices=["keep", "error"],
+        default="keep",
+        help="where some frames cannot be decoded: keep the others, or refuse the video; default: keep",
     )
     parser.add_argument("--window", type=int, help="frames of a window; default: the model's num_frames")
     parser.add_argument("--overlap", type=int, help="frames that windows share; default: a quarter of the window")

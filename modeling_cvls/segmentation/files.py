@@ -1,7 +1,10 @@
 """One video to an overlay, cut-outs and videos of its masks."""
 
+import hashlib
+import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -12,10 +15,12 @@ import numpy as np
 
 from ..frame_reader_cvls import FrameReader
 from ..pipeline_cvls import CVLSPipeline
+from ..sound import open_sound
 from ..visualization import VideoWriter, cutout, mask_picture, overlay
 
 #: Frames per second of a folder of frames, where nothing else is said.
 FOLDER_FPS = 24
+LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Settings:
     end: float | None = None
     fps: float | None = None
     video_fps: float | None = None
+    on_damage: str = "keep"
     window: int | None = None
     overlap: int | None = None
     threshold: float = 0.5
@@ -50,11 +56,13 @@ class Summary:
         frames: the number of frames.
         scores: the largest presence probability of each sentence.
         shares: the share of the frames in which each sentence has a mask.
+        damage: a sentence that names the frames that could not be decoded, None where there is none.
     """
 
     frames: int
     scores: list[float]
     shares: list[float]
+    damage: str | None = None
 
 
 def outputs_of(output: Path, settings: Settings) -> list[Path]:
@@ -84,7 +92,7 @@ def segment_video(
         OSError, ValueError: as the pipeline's `stream`.
     """
     fps = settings.video_fps or (FOLDER_FPS if Path(source).is_dir() else None)
-    reader = FrameReader(str(source), fps)
+    reader = FrameReader(str(source), fps, settings.on_damage)
     results = segmenter.stream(
         reader,
         settings.sentences,
@@ -100,14 +108,16 @@ def segment_video(
         progress=progress,
     )
     count, scores, shares = 0, np.zeros(len(settings.sentences)), np.zeros(len(settings.sentences))
-    fps = reader.fps if settings.fps is None else min(settings.fps, reader.fps)
-    with closing(results), _writer(output, settings, fps) as write:
+    with closing(results), warnings.catch_warnings(), _writer(output, settings, reader) as write:
+        warnings.simplefilter("ignore", UserWarning)  # that frames are missing is in the summary
         for result in results:
             write(result)
             count += 1
             scores = np.maximum(scores, result["scores"])
             shares += result["masks"].any((1, 2))
-    return Summary(count, scores.tolist(), (shares / count).tolist())
+        if not count:
+            raise ValueError(f"none of the frames of {source} that were asked for can be decoded")
+    return Summary(count, scores.tolist(), (shares / count).tolist(), reader.damage)
 
 
 def _folders_of(output: Path) -> tuple[Path, Path]:
@@ -115,32 +125,42 @@ def _folders_of(output: Path) -> tuple[Path, Path]:
     return output.with_name(f"{output.stem}_cutouts"), output.with_name(f"{output.stem}_masks")
 
 
+def _partial_folder(output: Path) -> Path:
+    """Where the results of `output` are written until all are there."""
+    name = f".{output.stem}.partial"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(output.stem)).hexdigest()}.partial"
+    return output.with_name(name)
+
+
 @contextmanager
-def _writer(output: Path, settings: Settings, fps: float) -> Iterator[Any]:
+def _writer(output: Path, settings: Settings, reader: FrameReader) -> Iterator[Any]:
     """A function that writes the result of a frame. All is written under another name, and gets its own at the end."""
-    partial = output.with_name(f".{output.stem}.partial")
+    partial = _partial_folder(output)
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     cutouts, mask_videos = _folders_of(partial / output.name)
     try:
         with ExitStack() as stack:
-            drawn = stack.enter_context(VideoWriter(partial / output.name, fps))
-            videos = []
-            for name in settings.names:
-                if settings.cutouts:
-                    (cutouts / name).mkdir(parents=True)
-                if settings.masks:
-                    videos.append(stack.enter_context(VideoWriter(mask_videos / f"{name}.mp4", fps)))
+            writers: list[VideoWriter] = []  # of the overlay, then those of the masks
+            start = 0.0
 
             def write(result: dict[str, Any]) -> None:
-                frame, masks = result["frame"], result["masks"]
-                drawn.write(overlay(frame[None], masks[:, None], settings.sentences, result["scores"])[0])
+                nonlocal start
+                if not writers:  # the time of the first frame is the zero of all
+                    start = result["time"]
+                    writers.extend(
+                        map(stack.enter_context, _open_writers(partial / output.name, settings, reader, start))
+                    )
+                frame, masks, time = result["frame"], result["masks"], result["time"] - start
+                writers[0].write(overlay(frame[None], masks[:, None], settings.sentences, result["scores"])[0], time)
                 if settings.cutouts:
                     for name, mask in zip(settings.names, masks, strict=True):
+                        (cutouts / name).mkdir(parents=True, exist_ok=True)
                         cutout(frame, mask).save(cutouts / name / f"{result['frame_index']:05d}.png")
-                for video, mask in zip(videos, masks, strict=False):  # no videos unless asked for
-                    video.write(mask_picture(mask))
+                for writer, mask in zip(writers[1:], masks, strict=False):  # none unless asked for
+                    writer.write(mask_picture(mask), time)
 
             yield write
         for path in outputs_of(output, settings):
@@ -149,3 +169,15 @@ def _writer(output: Path, settings: Settings, fps: float) -> Iterator[Any]:
             (partial / path.name).replace(path)
     finally:
         shutil.rmtree(partial)
+
+
+def _open_writers(overlay_path: Path, settings: Settings, reader: FrameReader, start: float) -> list[VideoWriter]:
+    """The writers of the overlay, which has the source's sound, and of the masks."""
+    fps = reader.fps if settings.fps is None else min(settings.fps, reader.fps)
+    end = reader.end if settings.end is None else min(settings.end, reader.end)
+    shape = {"sample_aspect_ratio": reader.sample_aspect_ratio, "end": end - start}
+    writers = [VideoWriter(overlay_path, fps, sound=open_sound(reader, start, end), **shape)]
+    if settings.masks:
+        _, folder = _folders_of(overlay_path)
+        writers += [VideoWriter(folder / f"{name}.mp4", fps, **shape) for name in settings.names]
+    return writers

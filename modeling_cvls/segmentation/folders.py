@@ -8,19 +8,44 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from ..frame_reader_cvls import frame_files
+from ..images_cvls import IMAGE_SUFFIXES, frame_files
 from ..pipeline_cvls import CVLSPipeline
+from ..video_index_cvls import import_av, open_container, video_stream
 from .files import Settings, outputs_of, segment_video
 
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+NO_VIDEO_FORMATS = ("tty",)  # FFmpeg draws texts as videos
+#: What is taken for a video without looking into it, so that a broken one is an error and not left out.
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".webm", ".wmv",
+)  # fmt: skip
 
 
 def videos_in(folder: Path) -> list[Path]:
-    """The videos of a folder: its video files, or, where it has neither those nor frames, its folders of frames."""
-    files = [path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "."]
-    if not files and not frame_files(folder):
-        files = [path for path in folder.iterdir() if path.is_dir() and frame_files(path)]
-    return sorted(files)
+    """The videos of a folder, sorted: its files that hold a video, and its folders of frames. None where the folder
+    itself is one of frames and holds no video file."""
+    paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
+    files = [path for path in paths if path.is_file() and _holds_video(path)]
+    if not files and frame_files(folder):
+        return []
+    return sorted(files + [path for path in paths if path.is_dir() and frame_files(path)])
+
+
+def left_out_of(folder: Path, videos: list[Path]) -> list[Path]:
+    """What else a folder holds, sorted; hidden files are not counted."""
+    return sorted(path for path in folder.iterdir() if path.name[0] != "." and path not in videos)
+
+
+def _holds_video(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
+        return suffix in VIDEO_SUFFIXES
+    av = import_av()
+    try:
+        with open_container(str(path)) as container:
+            return container.format.name not in NO_VIDEO_FORMATS and video_stream(container) is not None
+    except (av.FFmpegError, OSError, ValueError):
+        return False
 
 
 def check_settings(output: Path, settings: Settings) -> None:
@@ -32,7 +57,7 @@ def check_settings(output: Path, settings: Settings) -> None:
     """
     values, path = asdict(settings), output / "settings.json"
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = {**asdict(Settings(settings.model, settings.sentences)), **json.loads(path.read_text())}
         changed = [name for name in values if values[name] != earlier.get(name)]
         if changed:
             raise ValueError(
@@ -51,11 +76,12 @@ def segment_folder(
     settings: Settings,
     state: PartialState,
     batch_size: int = 1,
-) -> list[str]:
+) -> tuple[list[str], list[str]]:
     """Segments this process's share of the videos whose results are not in the folder `output` yet.
 
     Returns:
-        The errors of all processes, one line per video that could not be segmented.
+        The errors of all processes, one line per video that could not be segmented, and what is missing of videos that
+        are damaged, one line each.
 
     Raises:
         ValueError: two videos would have the same output.
@@ -72,11 +98,12 @@ def segment_folder(
     (todo,) = todo
     if state.is_main_process and len(todo) < len(videos):
         print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
-    errors = []
+    errors, damages = [], []
     share = todo[state.process_index :: state.num_processes]
     for video in tqdm(share, desc="segmenting", unit="video", disable=not state.is_main_process):
         try:
-            segment_video(segmenter, video, outputs[video], settings, batch_size)
+            summary = segment_video(segmenter, video, outputs[video], settings, batch_size)
+            damages += [] if summary.damage is None else [summary.damage]
         except (OSError, ValueError) as error:  # the others can still be done
-            errors.append(f"{video}: {error}")
-    return gather_object(errors)
+            errors.append(str(error) if str(video) in str(error) else f"{video}: {error}")
+    return gather_object(errors), gather_object(damages)
