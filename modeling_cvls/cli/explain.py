@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None, prog: str = "cvls explain") -> None
     parser = build_parser(prog)
     args = parser.parse_args(arguments)
     check_arguments(parser, args)
+    require("train", "matplotlib")
     # after the arguments were read, so that help comes at once
     from ..explanation.clips import clip_of_video
     from ..explanation.picture import NamedSegmenter, Picture
