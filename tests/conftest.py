@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from datasets import Dataset
 
-from factories import tiny_config, tiny_tokenizer
+from factories import moving_square, tiny_config, tiny_tokenizer
 from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor
+from modeling_cvls.data import FEATURES, ClipCollator, ClipSampler
+from modeling_cvls.training import CVLSTrainer, CVLSTrainingArguments
 
 
 @pytest.fixture
@@ -21,3 +24,26 @@ def make_model():
 @pytest.fixture
 def processor() -> CVLSProcessor:
     return CVLSProcessor(CVLSVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64}), tiny_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def square_rows() -> Dataset:
+    """Four videos of a moving square."""
+    return Dataset.from_list([moving_square(number) for number in range(4)], features=FEATURES)
+
+
+@pytest.fixture
+def make_trainer(make_model, processor, square_rows, tmp_path):
+    """A function: arguments of the training -> a trainer of the tiny model, on two of four clips at a step."""
+
+    def make(**arguments) -> CVLSTrainer:
+        args = CVLSTrainingArguments(
+            output_dir=str(tmp_path / "out"), per_device_train_batch_size=2, use_cpu=True, report_to="none",
+            disable_tqdm=True, **{"max_steps": 2, "learning_rate": 0.01, "save_strategy": "no", **arguments},
+        )  # fmt: skip
+        return CVLSTrainer(
+            make_model(), args, train_dataset=square_rows, eval_dataset=square_rows,
+            data_collator=ClipCollator(processor, ClipSampler(4)), processing_class=processor,
+        )  # fmt: skip
+
+    return make

@@ -1,15 +1,18 @@
 """What several tests share: places, a tiny segmenter, batches of it, and truths worked out a second time."""
 
+import io
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy.ndimage import binary_dilation
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from modeling_cvls import CVLSConfig
+from modeling_cvls.rle_cvls import encode_masks
 
 #: The checkout, and the real data beside it, which a user's checkout has not.
 ROOT = Path(__file__).parents[1]
@@ -110,6 +113,25 @@ def random_batch(clips=2, frames=4, height=64, width=64, sentences=3, words=5, i
         "annotated_instances": torch.ones(clips, frames, instances, dtype=torch.bool),
         "referents": flags(clips, sentences, instances),
     }
+
+
+def moving_square(number: int) -> dict:
+    """A row of four frames of noise, 64 x 64 pixels, in which a red square moves to the right."""
+    generator = np.random.default_rng(number)
+    frames, masks = [], np.zeros((4, 64, 64), bool)
+    for t in range(4):
+        frame = generator.integers(0, 100, (64, 64, 3), dtype=np.uint8)
+        masks[t, 20:40, 8 + 8 * t : 28 + 8 * t] = True
+        frame[masks[t]] = [200, 30, 30]
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, format="png")
+        frames.append({"bytes": buffer.getvalue(), "path": None})
+    return {
+        "video_id": str(number), "video": None, "frames": frames, "num_frames": 4, "height": 64, "width": 64,
+        "fps": None, "annotated_frames": [0, 1, 2, 3], "evaluation_frames": None, "instance_ids": ["0"],
+        "masks": [[counts] for counts in encode_masks(masks)],
+        "sentences": [{"sentence_id": "0", "text": "the red square moving right", "instances": [0], "kind": None}],
+    }  # fmt: skip
 
 
 def outline(mask):

@@ -119,9 +119,14 @@ class CVLSTrainingArguments(TrainingArguments):
 
     remove_unused_columns: bool = _option(False, "Not used: the collator reads the columns of the rows by itself.")
     resume_from_checkpoint: bool | str | None = _option(
-        None, "Go on from this checkpoint folder; `true` means the newest checkpoint in `output_dir`."
+        None,
+        "Go on from this checkpoint folder. `true` means the newest whole one in `output_dir`; where there is none, it "
+        "is a start.",
     )
 
+    overwrite_output_dir: bool = _option(
+        False, "Train into an `output_dir` that holds a training already; it is refused otherwise, unless resumed."
+    )
     backbone_learning_rate: float | None = _option(
         None, "Learning rate of the vision backbone; null for `learning_rate`, which all other weights have."
     )

@@ -111,6 +111,10 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
+        self.load(model)
+
+    def load(self, model: nn.Module) -> None:
+        """Takes the weights of a model as the average."""
         self.tensors = {name: value.clone() for name, value in _floating(model).items()}
 
     @torch.no_grad()

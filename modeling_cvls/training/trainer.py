@@ -1,23 +1,35 @@
 """Training: transformers' Trainer with the parts of the loss logged, and evaluation by the project's own metric."""
 
+import shutil
 import time
 from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from accelerate.utils import broadcast
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import TrainOutput, speed_metrics
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    IntervalStrategy,
+    TrainOutput,
+    rotate_checkpoints,
+    speed_metrics,
+)
 
 from ..data import ClipSampler
 from ..evaluation import evaluate_segmenter, flatten_results
 from ..model_card import make_card
 from ..modeling_cvls import CVLSModel
 from .arguments import CVLSTrainingArguments
+from .checkpoints import TRAINING_WEIGHTS, UNFINISHED, finish, full_disk_is_named
 from .recipe import WeightAverage, freeze_parts, load_floating, milestone_schedule, set_learning_rates
+from .stopping import StopOnSignal, TrainingStopped
 
 
 class NewClipsEachEpoch(TrainerCallback):
@@ -38,6 +50,26 @@ class AverageWeights(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         self.average.update(model, state.global_step)
+
+
+class MissedEvaluation(TrainerCallback):
+    """Evaluates what a resumed training was evaluating, or was about to, when a signal stopped it."""
+
+    def __init__(self, trainer: "CVLSTrainer"):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        step = state.global_step
+        due = {
+            IntervalStrategy.STEPS: step > 0 and step % max(1, state.eval_steps or 1) == 0,
+            IntervalStrategy.EPOCH: step > 0 and state.epoch == int(state.epoch),
+            IntervalStrategy.NO: False,
+        }[args.eval_strategy]
+        done = any(
+            entry["step"] == step and any(key.startswith("eval_") for key in entry) for entry in state.log_history
+        )
+        if due and not done and args.eval_delay <= (step if args.eval_strategy == "steps" else state.epoch):
+            self.trainer.evaluate_for_best()
 
 
 class CVLSTrainer(Trainer):
@@ -61,7 +93,18 @@ class CVLSTrainer(Trainer):
         self._average = WeightAverage(self.model, args.ema_decay) if args.ema_decay else None
         if self._average:
             self.add_callback(AverageWeights(self._average))
+        self.stop = StopOnSignal()
+        self.add_callback(self.stop)
+        self.add_callback(MissedEvaluation(self))
+        self._unfinished: str | None = None
         self._parts: dict[str, list] = defaultdict(list)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As inherited, with random numbers of its own: the loader draws seeds for its processes, more often where they
+        do not stay, and what the model draws for its dropout must not depend on that."""
+        loader = super().get_train_dataloader()
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        return loader
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters but those of norms, biases and single numbers: these have no more than one dimension."""
@@ -82,12 +125,18 @@ class CVLSTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def train(self, *args, **kwargs) -> TrainOutput:
-        """As inherited. With `ema_decay`, the model has the averaged weights afterwards."""
-        output = super().train(*args, **kwargs)
+        """As inherited. With `ema_decay`, the model has the averaged weights afterwards. Where a signal asks the
+        process to end, a checkpoint of the step is saved, and `stop.received` is the signal."""
+        try:
+            with self.stop:
+                output = super().train(*args, **kwargs)
+        except TrainingStopped:
+            if not (Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}").exists():
+                self._save_checkpoint(self.model, None)
+            return TrainOutput(self.state.global_step, float("nan"), {})
         if self._average:
-            best = self.args.load_best_model_at_end and self.state.best_model_checkpoint
-            if not best:  # the best checkpoint's weights are averaged ones
-                load_floating(self.model, self._average.tensors)
+            if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
+                load_floating(self.model, self._average.tensors)  # those of the best checkpoint are averaged ones
             self._average = None
         return output
 
@@ -112,6 +161,57 @@ class CVLSTrainer(Trainer):
         """The model has the averaged weights inside the `with`, if `ema_decay` asks for an average."""
         return self._average.in_place_of_weights(self.model) if self._average else nullcontext()
 
+    def _get_output_dir(self, trial) -> str:
+        # the Trainer's hook for where checkpoints are written
+        return self._unfinished or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As inherited, but a checkpoint appears whole or not at all, and only then do the oldest ones go."""
+        folder = Path(super()._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        written, final = folder / UNFINISHED / name, folder / name
+        if self.args.should_save:
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+            written.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self._unfinished = str(written.parent)
+        try:
+            with full_disk_is_named(folder, self._checkpoint_bytes()):
+                super()._save_checkpoint(model, trial)
+                if self.state.best_global_step == self.state.global_step:
+                    self.state.best_model_checkpoint = str(final)
+                if self.args.should_save:
+                    self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+                    if self._average:
+                        safetensors.torch.save_model(self.model, str(written / TRAINING_WEIGHTS))
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    finish(written, final)
+        finally:
+            self._unfinished = None
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+        if self.args.should_save:
+            limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder), limit, best, use_mtime=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._unfinished:  # a checkpoint goes to the Hub when it has its name
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _checkpoint_bytes(self) -> int:
+        """About what a checkpoint takes: the weights, two moments of those that learn, and another set if averaged."""
+        weights = sum(value.nbytes for value in self.model.state_dict().values())
+        moments = sum(2 * value.nbytes for value in self.model.parameters() if value.requires_grad)
+        return weights * (2 if self._average else 1) + moments * (not self.args.save_only_model)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._average:
+            self._average.load(self.model)
+            safetensors.torch.load_model(self.model, Path(resume_from_checkpoint) / TRAINING_WEIGHTS)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As inherited; with `ema_decay`, the averaged weights."""
         with self.averaged_weights():
@@ -134,7 +234,7 @@ class CVLSTrainer(Trainer):
         for buffer in self.model.buffers():
             broadcast(buffer)
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        with self.averaged_weights():
+        with self.averaged_weights(), self.stop.during_evaluation():
             results = evaluate_segmenter(
                 self.accelerator.unwrap_model(self.model),
                 self.processing_class,
@@ -146,6 +246,12 @@ class CVLSTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def evaluate_for_best(self) -> None:
+        """Evaluates the checkpoint of this step, and notes it where it is the best one."""
+        if self._determine_best_metric(self.evaluate(), None):
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / name)
 
     def create_model_card(
         self,

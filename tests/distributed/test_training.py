@@ -318,7 +318,7 @@ def test_flags_override_the_file(config_file):
         ("--model.config.kept_channels", "1.5", "`kept_channels` is a share in (0, 1], got 1.5"),
         ("--model.config.num_frames", "four", "`model.config.num_frames` must be of type int | None, got four"),
         ("--training.eval_strategy", "maybe", "`training.eval_strategy` must be one of no, steps, epoch, got maybe"),
-        ("--training.report_to", "mlflow", "`training.report_to` names mlflow"),
+        ("--training.report_to", "wandb", "`training.report_to` names wandb, which cannot be used"),
         ("--data.eval_split", "dev", "dev"),
         ("--data.dataset", "{a: 1, b: 0}", "the weights in `data.dataset` must be above 0"),
     ],

@@ -1,64 +1,12 @@
 """The parts of a training's recipe: what is frozen, learning rates, decay, milestones, averaged weights."""
 
-import io
-
-import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from PIL import Image
 from transformers import AutoModel, TrainerCallback, TrainingArguments
 
-from modeling_cvls.data import FEATURES, ClipCollator, ClipSampler
-from modeling_cvls.rle_cvls import encode_masks
+from modeling_cvls.data import ClipCollator, ClipSampler
 from modeling_cvls.training import CVLSTrainer, CVLSTrainingArguments
 from modeling_cvls.training.recipe import parameters_of_stages
-
-
-def make_row(number: int) -> dict:
-    """Four frames of noise, in which one square moves to the right."""
-    generator = np.random.default_rng(number)
-    frames, masks = [], np.zeros((4, 64, 64), bool)
-    for t in range(4):
-        frame = generator.integers(0, 100, (64, 64, 3), dtype=np.uint8)
-        masks[t, 20:40, 8 + 8 * t : 28 + 8 * t] = True
-        frame[masks[t]] = [200, 30, 30]
-        buffer = io.BytesIO()
-        Image.fromarray(frame).save(buffer, format="png")
-        frames.append({"bytes": buffer.getvalue(), "path": None})
-    return {
-        "video_id": str(number), "video": None, "frames": frames, "num_frames": 4, "height": 64, "width": 64,
-        "fps": None, "annotated_frames": [0, 1, 2, 3], "evaluation_frames": None, "instance_ids": ["0"],
-        "masks": [[counts] for counts in encode_masks(masks)],
-        "sentences": [{"sentence_id": "0", "text": "the red square moving right", "instances": [0], "kind": None}],
-    }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def rows() -> Dataset:
-    return Dataset.from_list([make_row(number) for number in range(4)], features=FEATURES)
-
-
-@pytest.fixture
-def make_trainer(make_model, processor, rows, tmp_path):
-    """A function: arguments of the training -> a trainer of the tiny model on two clips a step."""
-
-    def make(**arguments) -> CVLSTrainer:
-        args = CVLSTrainingArguments(
-            output_dir=str(tmp_path / "out"), per_device_train_batch_size=2, use_cpu=True, report_to="none",
-            disable_tqdm=True, **{"max_steps": 2, "learning_rate": 0.01, "save_strategy": "no", **arguments},
-        )  # fmt: skip
-        collator = ClipCollator(processor, ClipSampler(4))
-        return CVLSTrainer(
-            make_model(),
-            args,
-            train_dataset=rows,
-            eval_dataset=rows,
-            data_collator=collator,
-            processing_class=processor,
-        )
-
-    return make
 
 
 def state_of(model) -> dict[str, torch.Tensor]:
@@ -182,7 +130,7 @@ def test_averaged_weights_are_evaluated_and_saved(make_trainer, tmp_path, monkey
             torch.testing.assert_close(state[name], value, atol=1e-6, rtol=1e-5)
 
 
-def test_arguments_of_other_trainers_serve(make_model, processor, rows, tmp_path):
+def test_arguments_of_other_trainers_serve(make_model, processor, square_rows, tmp_path):
     args = TrainingArguments(str(tmp_path), learning_rate=0.125, lr_scheduler_type="cosine", report_to=[], use_cpu=True)
     trainer = CVLSTrainer(make_model(), args, data_collator=ClipCollator(processor, ClipSampler(4)))
     assert isinstance(trainer.args, CVLSTrainingArguments) and trainer.args.learning_rate == 0.125
