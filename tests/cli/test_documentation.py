@@ -1,0 +1,149 @@
+"""README and docs/: links lead somewhere, examples run as they are printed, and the reference is that of the code."""
+
+import importlib.util
+import itertools
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
+
+import cvls
+from factories import ROOT, WORDS, tiny_config, tiny_tokenizer
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+#: Pages that are still to come.
+PLANNED = {
+    *("videos.md", "sessions.md", "results.md", "datasets.md", "evaluation.md", "composites.md", "parts.md", "lora.md"),
+    *("backbone.md", "scale.md", "explain.md", "demo_page.md", "hub.md", "export.md"),
+    *("command_line.md", "configuration.md", "model_configuration.md", "data_schema.md", "python.md"),
+}
+#: What makes a training as small as it can be; commands are otherwise run as the pages print them.
+SMALL = {
+    "train": "--training.max_steps 2 --training.num_train_epochs 1 --data.shortest_edge 64 --data.longest_edge 64 "
+    "--data.eval_videos 1 --training.use_cpu true --training.disable_tqdm true --training.logging_steps 1 "
+    "--training.per_device_train_batch_size 2 --training.warmup_steps 0",
+}
+
+
+def blocks(page: Path) -> list[tuple[str, str, bool]]:
+    """The fenced blocks of a page: language, text, whether it is to run. `<!-- not run: WHY -->` before it says no."""
+    found = re.finditer(r"(<!-- not run:[^>]*-->\s*)?^```(\w+)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [(language, text, not_run is None) for not_run, language, text in (match.groups() for match in found)]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of each `cvls` in a shell block."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("cvls ")]
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:|mailto:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        if path.name in PLANNED and not path.exists():
+            continue
+        assert path.exists(), f"{page.relative_to(ROOT)} links to {link}"
+        assert not anchor or anchor in anchors(path), f"{page.relative_to(ROOT)} links to {link}"
+
+
+def test_the_readme_is_one_screen():
+    text = (ROOT / "README.md").read_bytes()
+    assert len(text) <= 10_000 and text.count(b"\n") <= 200
+
+
+@pytest.mark.skipif(not (ROOT / "docs" / "reference" / "python.md").exists(), reason="the reference is still to come")
+def test_the_reference_is_that_of_the_code():
+    spec = importlib.util.spec_from_file_location("generate_reference", ROOT / "docs" / "generate_reference.py")
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    for name, write in generator.PAGES.items():
+        page = ROOT / "docs" / "reference" / name
+        assert page.read_text(encoding="utf-8") == write(), f"{name} is not current: python docs/generate_reference.py"
+
+
+def write_clip(path: Path) -> None:
+    """Ten frames of a red circle that moves."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows, columns = np.mgrid[:64, :64]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        for index in range(10):
+            frame = np.full((64, 64, 3), 90, np.uint8)
+            frame[(rows - 30) ** 2 + (columns - 10 - 4 * index) ** 2 < 64] = (220, 30, 30)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with what the pages speak of: clips, the demo's checkpoint, a data set, pretrained parts by name."""
+    folder = tmp_path_factory.mktemp("world")
+    for name in ("clip.mp4", "videos/a.mp4", "videos/b.mp4"):
+        write_clip(folder / name)
+    shutil.copytree(ROOT / "tests" / "checkpoint_0_1", folder / "outputs" / "demo" / "checkpoint")
+    backbone = {name: value for name, value in tiny_config().backbone_config.to_dict().items() if name in (
+        "layer_type", "embedding_size", "hidden_sizes", "depths")}  # fmt: skip
+    ResNetModel(ResNetConfig(**backbone)).save_pretrained(folder / "microsoft" / "resnet-50")
+    text = {"vocab_size": len(WORDS) + 2, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text = BertConfig(**text, num_attention_heads=2, max_position_embeddings=16)
+    BertModel(text).save_pretrained(folder / "FacebookAI" / "roberta-base")
+    tiny_tokenizer().save_pretrained(folder / "FacebookAI" / "roberta-base")
+    Image.new("RGB", (64, 64)).save(folder / "picture.png")
+    scenes = [ROOT / "scripts" / "make_synthetic.py", "--output", folder / "raw"]
+    subprocess.run([sys.executable, *scenes, "--train", "4", "--validation", "2", "--test", "2"], check=True)
+    for name in ("my_dataset", "outputs/demo/dataset"):
+        cvls.main(["convert", "a2d_sentences", "--source", str(folder / "raw"), "--output", str(folder / name)])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_run(page, world, tmp_path, monkeypatch):
+    wanted = [(language, text) for language, text, runs in blocks(page) if runs]
+    if not any(language == "python" or commands(text) for language, text in wanted if language != "yaml"):
+        pytest.skip("no example to run")
+    folder = tmp_path / "world"
+    shutil.copytree(world, folder)
+    monkeypatch.chdir(folder)
+    names: dict = {}
+    for language, text in wanted:
+        if language == "python":
+            exec(compile(text, str(page), "exec"), names)
+        elif language == "yaml" and "training" in (yaml.safe_load(text) or {}):
+            Path("my.yaml").write_text(text)
+            run("train", ["my.yaml"])
+        elif language in ("bash", "shell", "sh"):
+            for name, *rest in commands(text):
+                run(name, rest)
+
+
+def run(name: str, arguments: list[str]) -> None:
+    small = shlex.split(SMALL.get(name, ""))
+    given = set(itertools.filterfalse(lambda argument: not argument.startswith("--"), arguments))
+    pairs = zip(small[::2], small[1::2], strict=True)
+    added = [part for flag, value in pairs if flag not in given for part in (flag, value)]
+    try:
+        cvls.main([name, *arguments, *added, *(["--debug"] if name else [])])
+    except SystemExit as stop:
+        assert not stop.code, f"cvls {name} {shlex.join(arguments)} ended with {stop.code}"
