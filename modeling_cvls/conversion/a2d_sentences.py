@@ -18,7 +18,7 @@ videos in a2d_missed_videos.txt, known mistakes of the original, are left out si
 Videos: https://web.eecs.umich.edu/~jjcorso/r/a2d/, sentences: https://kgavrilyuk.github.io/publication/actor_action/
 """
 
-import csv
+import math
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from ..frame_reader_cvls import FrameReader
 from ..rle_cvls import encode_masks
 from .arguments import Conversion
 from .card import Description
+from .files import MOST_MASK_BYTES, check_mask_array, first_fields, read_csv, read_text, show
 from .problems import Problem, Problems
 
 # Subsets of videoset.csv; the original has 0 and 1, the synthetic sets all four.
@@ -109,62 +111,44 @@ def clip_folder(source: Path) -> Path:
 def read_sentences(path: Path, problems: Problems) -> Iterator[Sentence]:
     """Reads a2d_annotation.txt, without the row that is a known mistake.
 
-    Problems, naming file and line: a row with another number of fields than the header, an instance id that is no
-    integer, an empty sentence.
+    Problems, naming file and line: those of `read_csv`, an instance id that is no integer, an empty sentence, a video
+    whose id is no plain name.
 
     Raises:
         ValueError: the file has another header.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        header = next(rows, [])
-        if header not in (["video_id", "instance_id", "query"], ["video_id", "instance_id", "query", "kind"]):
-            raise ValueError(
-                f"{path}, line 1: the header is {','.join(header)!r}, expected 'video_id,instance_id,query' "
-                "(or the same with a fourth column 'kind')"
-            )
-        for row in rows:
-            where = f"{path}, line {rows.line_num}"
-            if len(row) != len(header):
-                why = (
-                    f"{len(row)} fields, expected {len(header)} ({','.join(header)}), got {','.join(row)!r}; "
-                    "a sentence with a comma stands in double quotes"
-                )
-                problems.found(where, why)
-                continue
-            video_id, instance, text = (value.strip() for value in row[:3])
-            if instance == MISTAKEN_INSTANCE:
-                continue
-            if instance and not instance.isdecimal():
-                problems.found(where, f"the instance id {instance!r} is not an integer (empty: no referent)")
-            elif not text:
-                problems.found(where, "the sentence is empty")
-            else:
-                kind = row[3].strip() or None if len(row) == 4 else None
-                yield Sentence(video_id, int(instance) if instance else None, text, kind, rows.line_num)
+    header = ("video_id", "instance_id", "query")
+    for line, row in read_csv(path, problems, header, (*header, "kind")):
+        where = f"{path}, line {line}"
+        video_id, instance, text = (value.strip() for value in row[:3])
+        if instance == MISTAKEN_INSTANCE or not problems.is_name(where, video_id, "the video's id"):
+            continue
+        if instance and not (instance.isascii() and instance.isdecimal() and len(instance) < 19):
+            problems.found(where, f"the instance id {show(instance)} is not an integer (empty: no referent)")
+        elif not text:
+            problems.found(where, "the sentence is empty")
+        else:
+            kind = row[3].strip() or None if len(row) == 4 else None
+            yield Sentence(video_id, int(instance) if instance else None, text, kind, line)
 
 
 def read_videoset(path: Path, problems: Problems) -> dict[str, tuple[str, int]]:
     """Reads videoset.csv: video id -> its split, and how many of its frames are annotated (0: not stated).
 
-    Problems, naming file and line: a row that has not nine fields, an unknown subset.
+    Problems, naming file and line: those of `read_csv`, an unknown subset, a video that stands there twice or whose id
+    is no plain name.
     """
-    videos = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        for row in rows:
-            where = f"{path}, line {rows.line_num}"
-            if len(row) != 9:
-                why = (
-                    f"{len(row)} fields, expected 9 (id, label, start, end, height, width, frames, annotated, subset), "
-                    f"got {','.join(row)!r}"
-                )
-                problems.found(where, why)
-            elif row[8].strip() not in SUBSETS:
-                problems.found(where, f"the subset is {row[8]!r}, expected one of {', '.join(SUBSETS)}")
-            else:
-                annotated = row[7].strip()
-                videos[row[0].strip()] = SUBSETS[row[8].strip()], int(annotated) if annotated.isdecimal() else 0
+    videos: dict[str, tuple[str, int]] = {}
+    columns = ("id", "label", "start", "end", "height", "width", "frames", "annotated", "subset")
+    for line, row in read_csv(path, problems, columns=columns):
+        where = f"{path}, line {line}"
+        video_id, annotated, subset = row[0].strip(), row[7].strip(), row[8].strip()
+        if subset not in SUBSETS:
+            problems.found(where, f"the subset is {show(row[8])}, expected one of {', '.join(SUBSETS)}")
+        elif video_id in videos:
+            problems.found(where, f"the video {show(video_id)} stands there twice")
+        elif problems.is_name(where, video_id, "the video's id"):
+            videos[video_id] = SUBSETS[subset], int(annotated) if annotated.isdecimal() else 0
     return videos
 
 
@@ -183,7 +167,7 @@ def find_videos(source: Path, problems: Problems) -> dict[str, list[Video]]:
     clips = clip_folder(source)
     listed = read_videoset(videoset, problems)
     missed_file = source / "text_annotations" / "a2d_missed_videos.txt"
-    missed = set(missed_file.read_text(encoding="utf-8").split()) if missed_file.exists() else set()
+    missed = set(read_text(missed_file).split()) if missed_file.exists() else set()
 
     videos = {name: Video(name, annotated) for name, (_, annotated) in listed.items() if name not in missed}
     for sentence in read_sentences(annotations, problems):
@@ -200,6 +184,11 @@ def find_videos(source: Path, problems: Problems) -> dict[str, list[Video]]:
         else:
             videos[sentence.video_id].sentences.append(sentence)
 
+    described = first_fields(annotations) | missed
+    for folder in sorted(masks.iterdir()):
+        if folder.name not in described and any(folder.glob("[!.]*.h5")):
+            problems.found(str(folder), f"these masks belong to no sentence in {annotations}")
+
     splits: dict[str, list[Video]] = {split: [] for split in SUBSETS.values()}
     for name, video in videos.items():
         if video.sentences:
@@ -215,24 +204,50 @@ def read_instance_masks(path: Path, height: int, width: int) -> dict[int, str]:
     """
     try:
         with h5py.File(path) as file:
-            instances = file["instance"][()].reshape(-1)
-            masks = file["reMask"][()]
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{path}: cannot read 'instance' and 'reMask' from this h5 file: {error}") from error
+            instances, masks = _read_arrays(path, file, height, width)
+    except ValueError as error:
+        raise error if str(error).startswith(str(path)) else _unreadable(path, error) from error
+    except Exception as error:  # h5py raises what it runs into: OSError, KeyError, RuntimeError, TypeError ...
+        raise _unreadable(path, error) from error
     if len(instances) == 0:
         return {}
-    if len(instances) == 1 and masks.ndim == 2:
-        masks = masks[None]
-    if masks.shape != (len(instances), width, height):
-        raise ValueError(
-            f"{path}: reMask has the shape {masks.shape}, expected {(len(instances), width, height)}: one mask an "
-            f"instance, transposed (width x height), of the size of the video, {height} x {width} (height x width)"
-        )
     by_instance: dict[int, str] = {}
     for instance, counts in zip(instances.tolist(), encode_masks(masks.transpose(0, 2, 1)), strict=True):
         # Should a file repeat an id, its first mask counts.
         by_instance.setdefault(int(instance), counts)
     return by_instance
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    why = " ".join(str(error).split())[:120]
+    return ValueError(f"{path}: cannot read 'instance' and 'reMask' from this h5 file: {why}")
+
+
+def _read_arrays(path: Path, file: h5py.File, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """`instance` (N,) and `reMask` (N, W, H), whose shapes are checked before they are read."""
+    for name in ("instance", "reMask"):
+        inside = isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(file[name], h5py.Dataset)
+        if not inside or file[name].external or file[name].is_virtual:
+            raise _unreadable(path, KeyError(f"{name!r} is not an array that is stored in it"))
+    number, masks = math.prod(file["instance"].shape), file["reMask"]
+    shape = (1, *masks.shape) if number == 1 and len(masks.shape) == 2 else masks.shape
+    if number and shape != (number, width, height):
+        raise ValueError(
+            f"{path}: reMask has the shape {shape}, expected {(number, width, height)}: one mask per instance, "
+            f"transposed (width x height), of the size of the video, {height} x {width} (height x width)"
+        )
+    if max(masks.size * masks.dtype.itemsize, number) > MOST_MASK_BYTES:
+        raise ValueError(
+            f"{path}: 'instance' and 'reMask' take more than {MOST_MASK_BYTES:,} bytes, which no frame needs"
+        )
+    instances = file["instance"][()].reshape(-1)
+    if instances.dtype.kind not in "iu" and not np.array_equal(instances, np.round(instances.astype(float))):
+        raise ValueError(f"{path}: 'instance' holds {show(instances.tolist())}, expected whole numbers")
+    if number == 0:
+        return instances, np.zeros((0, width, height))
+    values = masks[()].reshape(shape)
+    check_mask_array(path, "reMask", values)
+    return instances, values
 
 
 def read_video(source: Path, video: Video) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from .card import Description
+from .files import check_tree
 from .problems import Problems
 from .writing import Convert, write_dataset
 
@@ -24,7 +25,7 @@ class Conversion(NamedTuple):
 
 
 def conversion_parser(source: ModuleType, prog: str | None = None) -> ArgumentParser:
-    """The arguments of a conversion: --source, --output, --split, --num-proc, --skip-invalid, --push-to-hub.
+    """The arguments of a conversion: --source, --output, --split, --num-proc, and others.
 
     Args:
         source: the module of a source, whose docstring is the help's text, with the arguments that it adds.
@@ -43,6 +44,7 @@ def conversion_parser(source: ModuleType, prog: str | None = None) -> ArgumentPa
     parser.add_argument("--skip-invalid", action="store_true",
                         help="leave out what is wrong in the source and note it in left_out.jsonl, instead of "
                         "stopping at the first such thing")  # fmt: skip
+    parser.add_argument("--allow-links", action="store_true", help="let links lead out of the source")
     parser.add_argument("--push-to-hub", metavar="USER/NAME",
                         help="also upload the finished folder to this data set of the Hugging Face Hub")  # fmt: skip
     if hasattr(source, "add_arguments"):
@@ -61,6 +63,7 @@ def run_conversion(source: ModuleType, arguments: Namespace) -> None:
         FileNotFoundError: a part of the source is missing.
         ValueError: a split of --split has no video; something is wrong in the source.
     """
+    check_tree(arguments.source, arguments.allow_links)
     problems = Problems(skip=arguments.skip_invalid)
     splits, convert, description = source.prepare(arguments, problems)
     if arguments.split:

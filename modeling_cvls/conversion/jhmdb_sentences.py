@@ -18,7 +18,6 @@ Videos and masks: http://jhmdb.is.tue.mpg.de/, sentences: https://kgavrilyuk.git
 samples metadata: https://github.com/mttr2021/MTTR
 """
 
-import csv
 import json
 from argparse import Namespace
 from dataclasses import dataclass, replace
@@ -32,8 +31,8 @@ from jsonargparse import ArgumentParser
 from ..rle_cvls import encode_masks
 from .arguments import Conversion
 from .card import Description
+from .files import check_mask_array, first_fields, read_csv, read_frame_files, read_text
 from .problems import Problems
-from .video_folders import read_frame_files
 
 SPLIT = "test"
 SPLITS = (SPLIT,)
@@ -95,24 +94,12 @@ def read_sentences(path: Path, problems: Problems) -> dict[str, list[tuple[int, 
         ValueError: another header.
     """
     sentences: dict[str, list[tuple[int, str]]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        header = next(rows, [])
-        if header != ["video_id", "query"]:
-            raise ValueError(f"{path}, line 1: the header is {','.join(header)!r}, expected 'video_id,query'")
-        for row in rows:
-            where = f"{path}, line {rows.line_num}"
-            if len(row) != 2:
-                problems.found(
-                    where,
-                    f"{len(row)} fields, expected 2 (video_id,query), got {','.join(row)!r}; a sentence with a comma "
-                    "stands in double quotes",
-                    SPLIT,
-                )
-            elif not row[1].strip():
-                problems.found(where, "the sentence is empty", SPLIT)
-            else:
-                sentences.setdefault(row[0].strip(), []).append((rows.line_num, row[1].strip()))
+    for line, (video_id, text) in read_csv(path, problems, ("video_id", "query"), split=SPLIT):
+        where = f"{path}, line {line}"
+        if not text.strip():
+            problems.found(where, "the sentence is empty", SPLIT)
+        elif problems.is_name(where, video_id.strip(), "the video's id", SPLIT):
+            sentences.setdefault(video_id.strip(), []).append((line, text.strip()))
     return sentences
 
 
@@ -124,13 +111,12 @@ def read_samples_metadata(path: Path) -> dict[str, tuple[int, ...]]:
     """
     frames: dict[str, set[int]] = {}
     try:
-        with open(path, encoding="utf-8") as file:
-            for video_id, frame, _, _, _ in json.load(file):
-                frames.setdefault(video_id, set()).add(int(Path(frame).stem) - 1)
-    except (ValueError, TypeError) as error:
+        for video_id, frame, _, _, _ in json.loads(read_text(path)):
+            frames.setdefault(video_id, set()).add(int(Path(frame).stem) - 1)
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a samples metadata json, whose rows are [video, path of the frame <number>.png, path of the "
-            f"mask file, number of masks, sentence]: {error}"
+            f"mask file, number of masks, sentence]: {str(error)[:120]}"
         ) from error
     return {video_id: tuple(sorted(numbers)) for video_id, numbers in frames.items()}
 
@@ -173,26 +159,39 @@ def find_videos(source: Path, samples_metadata: Path | None, problems: Problems)
         videos.append(VideoSource(video_id, images / action / video_id, mask_file, texts, frames))
     for video_id in sorted((evaluated or {}).keys() - sentences.keys()):
         problems.found(str(samples_metadata), f"the video {video_id!r} is not in {annotations}", SPLIT)
+    described = first_fields(annotations)
+    for video_id, action in actions.items():
+        folder = images / action / video_id
+        if video_id not in described and any(folder.glob("[!.]*.png")):
+            problems.found(str(folder), f"these frames belong to no sentence in {annotations}", SPLIT)
     return videos
 
 
-def read_part_mask(path: Path, height: int, width: int) -> np.ndarray:
-    """Reads the masks of a puppet_mask.mat, (n, H, W).
+def read_part_mask(path: Path, num_frames: int, height: int, width: int) -> np.ndarray:
+    """Reads the masks of a puppet_mask.mat, (n, H, W), of at most `num_frames` frames.
 
     Raises:
-        ValueError: naming the file: not such a file, or masks of another size than the frames.
+        ValueError: naming the file: not such a file, masks of another size than the frames, or more than there are.
     """
     try:
-        masks = scipy.io.loadmat(path)["part_mask"]
+        # the headers alone, so that nothing is read that has a wrong or a huge shape
+        shape = next(shape for name, shape, _ in scipy.io.whosmat(path) if name == "part_mask")
     except Exception as error:  # scipy raises what it runs into: ValueError, TypeError, zlib.error, OSError ...
-        raise ValueError(f"{path}: cannot read 'part_mask' from this mat file: {error!r}") from error
-    if masks.ndim == 2:
-        masks = masks[:, :, None]  # MATLAB drops a last dimension of one
-    if masks.ndim != 3 or masks.shape[:2] != (height, width):
+        raise ValueError(f"{path}: cannot read 'part_mask' from this mat file: {error!r:.120}") from error
+    if len(shape) == 2:
+        shape = (*shape, 1)  # MATLAB drops a last dimension of one
+    if len(shape) != 3 or shape[:2] != (height, width):
         raise ValueError(
-            f"{path}: part_mask has the shape {masks.shape}, expected ({height}, {width}, number of frames): height "
+            f"{path}: part_mask has the shape {shape}, expected ({height}, {width}, number of frames): height "
             "and width of the frames"
         )
+    if not 1 <= shape[2] <= num_frames:
+        raise ValueError(f"{path}: {shape[2]} masks for {num_frames} frames")
+    try:
+        masks = scipy.io.loadmat(path, variable_names=["part_mask"])["part_mask"].reshape(shape)
+    except Exception as error:  # as above
+        raise ValueError(f"{path}: cannot read 'part_mask' from this mat file: {error!r:.120}") from error
+    check_mask_array(path, "part_mask", masks)
     return masks.transpose(2, 0, 1)
 
 
@@ -211,9 +210,7 @@ def convert_video(video: VideoSource) -> dict[str, Any]:
             + (f", {paths[0].name} to {paths[-1].name}" if paths else "")
         )
     frames, height, width = read_frame_files(paths)
-    masks = read_part_mask(video.masks, height, width)
-    if not 1 <= len(masks) <= len(frames):
-        raise ValueError(f"{video.masks}: {len(masks)} masks for {len(frames)} frames in {video.frames}")
+    masks = read_part_mask(video.masks, len(frames), height, width)
     for frame in video.evaluated or ():
         if not 0 <= frame < len(masks):
             raise ValueError(

@@ -118,6 +118,8 @@ def find_videos(source: Path, split: str, problems: Problems) -> list[MevisVideo
     meta = source / META.format(split=split)
     videos = read_videos(meta, source / split / "JPEGImages", "anno_id", split, problems)
     masks = source / split / "mask_dict.json"
+    if videos and masks.exists() and not any(video.annotated for video in videos):
+        problems.found(str(meta), f"no expression has an anno_id, but {masks} holds masks", split)
     if not any(video.annotated for video in videos):
         return [MevisVideo(**vars(video), masks=masks, spans={}) for video in videos]
     if not masks.is_file():
@@ -136,6 +138,6 @@ convert_video = partial(convert_folder, read_masks=read_mask_lists)
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     """Finds the videos of a MeViS download."""
-    present = present_splits(arguments.source, SPLITS, META, arguments.split)
+    present = present_splits(arguments.source, SPLITS, META, arguments.split, problems)
     splits = {split: find_videos(arguments.source, split, problems) for split in present}
     return Conversion(splits, convert_video, DESCRIPTION)

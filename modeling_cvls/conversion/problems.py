@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from ..names import check_name
+
 #: (where, why): the file and row of something wrong in the source, and what is wrong with it.
 Problem = tuple[str, str]
 
@@ -34,3 +36,21 @@ class Problems:
         if not self.skip:
             raise ValueError(f"{where}: {why} (--skip-invalid leaves out whatever is wrong in the source)")
         self.left_out.append({"split": split, "where": where, "why": why})
+
+    def is_name(self, where: str, name: object, what: str, split: str | None = None) -> bool:
+        """Whether an id is a plain name (see `check_name`); it is a problem where it is not.
+
+        Args:
+            where, split: as for `found`.
+            name: the id.
+            what: how the message calls it.
+
+        Raises:
+            ValueError: as `found`.
+        """
+        try:
+            check_name(name, what)
+        except ValueError as error:
+            self.found(where, str(error), split)
+            return False
+        return True

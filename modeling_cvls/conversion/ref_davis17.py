@@ -73,6 +73,6 @@ convert_video = partial(convert_folder, read_masks=read_palette_masks)
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     """Finds the videos of a Ref-DAVIS17 in this layout."""
-    present = present_splits(arguments.source, SPLITS, PALETTE_META, arguments.split)
+    present = present_splits(arguments.source, SPLITS, PALETTE_META, arguments.split, problems)
     splits = {split: read_palette_videos(arguments.source, split, problems) for split in present}
     return Conversion(splits, convert_video, DESCRIPTION)

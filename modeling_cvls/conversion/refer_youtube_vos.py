@@ -17,13 +17,13 @@ test split's json is there, they are left to it, as the server expects.
 Download and terms: https://youtube-vos.org/dataset/rvos/
 """
 
-import json
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
 from .arguments import Conversion
 from .card import Description
+from .files import read_json
 from .problems import Problems
 from .video_folders import (
     PALETTE_META,
@@ -74,8 +74,8 @@ def find_videos(source: Path, split: str, problems: Problems) -> list[PaletteFol
     test = source / PALETTE_META.format(split="test")
     of_test: dict = {}
     if split == "valid" and test.is_file():
-        with open(test, encoding="utf-8") as file:
-            of_test = json.load(file)["videos"]
+        content = read_json(test, "a meta_expressions.json")
+        of_test = content.get("videos", {}) if isinstance(content, dict) else {}
     return read_palette_videos(source, split, problems, without=of_test)
 
 
@@ -84,6 +84,6 @@ convert_video = partial(convert_folder, read_masks=read_palette_masks)
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     """Finds the videos of a Refer-YouTube-VOS download."""
-    present = present_splits(arguments.source, SPLITS, PALETTE_META, arguments.split)
+    present = present_splits(arguments.source, SPLITS, PALETTE_META, arguments.split, problems)
     splits = {split: find_videos(arguments.source, split, problems) for split in present}
     return Conversion(splits, convert_video, DESCRIPTION)

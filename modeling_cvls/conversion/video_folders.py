@@ -7,17 +7,17 @@
 Where the json lies, which field names the referents, and how masks are stored differs from set to set.
 """
 
-import io
-import json
+import math
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..rle_cvls import encode_masks
+from .files import read_frame_files, read_indices, read_json, show
 from .problems import Problem, Problems
 
 # Where Refer-YouTube-VOS and Ref-DAVIS17 keep the sentences of a split.
@@ -73,45 +73,9 @@ class PaletteFolder(VideoFolder):
 MaskReader = Callable[[Any, Sequence[str], int, int], tuple[set[str], dict[int, dict[str, str]], list[Problem]]]
 
 
-def read_frame_files(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, int]:
-    """Reads encoded frames as they are.
-
-    Args:
-        paths: the files in order, at least one.
-
-    Returns:
-        the cells of the column `frames` ({"bytes", "path"}; the path is the file's name), height and width in pixels.
-
-    Raises:
-        ValueError: naming the file that is missing, cannot be decoded, or has another size than the first.
-    """
-    cells = []
-    size = None
-    for path in paths:
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError as error:
-            raise ValueError(f"{path}: this frame does not exist") from error
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-                # Reads to the end of the file, but a JPEG at an eighth of its size: only whether it decodes is asked.
-                image.draft("RGB", (1, 1))
-                image.load()
-        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken png files
-            raise ValueError(f"{path}: cannot be decoded; an encoded image such as png or jpeg was expected") from error
-        if size is None:
-            size = height, width
-        if (height, width) != size:
-            raise ValueError(
-                f"{path}: {height} x {width} pixels (height x width), but {paths[0].name} has {size[0]} x {size[1]}; "
-                "all frames of a video must be of one size"
-            )
-        cells.append({"bytes": content, "path": path.name})
-    return cells, *size
-
-
-def present_splits(source: Path, splits: Sequence[str], meta: str, chosen: Sequence[str] | None) -> list[str]:
+def present_splits(
+    source: Path, splits: Sequence[str], meta: str, chosen: Sequence[str] | None, problems: Problems | None = None
+) -> list[str]:
     """The splits that a source holds.
 
     Args:
@@ -119,6 +83,7 @@ def present_splits(source: Path, splits: Sequence[str], meta: str, chosen: Seque
         splits: the splits that there may be.
         meta: the path of a split's meta_expressions.json in `source`, with {split} in it.
         chosen: only these; None: all.
+        problems: told of a split whose frames are there, but not its json; by default that is an error.
 
     Raises:
         FileNotFoundError: naming the file of a chosen split that is missing, or all if there is none.
@@ -130,6 +95,10 @@ def present_splits(source: Path, splits: Sequence[str], meta: str, chosen: Seque
             f"{' or '.join(missing)} does not exist; --source must be the folder of a download, and --split, if given, "
             "name splits that it holds"
         )
+    for split in splits:
+        if split not in present and not chosen and (source / split / "JPEGImages").is_dir():
+            why = f"does not exist, but the frames of its split do ({source / split / 'JPEGImages'})"
+            (problems or Problems()).found(str(source / meta.format(split=split)), why, split)
     return present
 
 
@@ -145,8 +114,8 @@ def read_videos(
         frames: the folder with a folder of frames for each video.
         field: the field of an expression with the id of its referent, or a list of ids.
         split: what messages to `problems` call the split.
-        problems: told of an expression without a sentence or, in a split with referents, without `field`, and of a
-            video without a folder of frames.
+        problems: told of an expression without a sentence or, in a split with referents, without `field`; of a video
+            without a folder of frames, and of a folder of frames without a video; of ids that are no plain names.
         without: ids of videos to pass over.
 
     Raises:
@@ -155,43 +124,59 @@ def read_videos(
     """
     if not frames.is_dir():
         raise FileNotFoundError(f"{frames} with the frames does not exist, but {meta} does")
+    expected = '{"videos": {id: {"expressions": {key: {"exp": text}}}}}'
     try:
-        with open(meta, encoding="utf-8") as file:
-            videos = json.load(file)["videos"]
+        videos = read_json(meta, expected)["videos"]
         expressions = {video: list(content["expressions"].items()) for video, content in videos.items()}
         fields = {name for of_video in expressions.values() for _, expression in of_video for name in expression.keys()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'{meta}: not json, or not {{"videos": {{id: {{"expressions": {{key: {{"exp": text}}}}}}}}}}: {error!r}'
-        ) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{meta}: not json, or not {expected}: {error!r}") from error
 
     found = []
     for video_id, of_video in expressions.items():
-        if video_id in without:
+        where = f"{meta}, video {show(video_id)}"
+        if video_id in without or not problems.is_name(where, video_id, "its id", split):
             continue
-        where = f"{meta}, video {video_id!r}"
-        kept = []
-        for key, expression in of_video:
-            text = expression.get("exp")
-            referents = expression.get(field)
-            if not isinstance(text, str) or not text.strip():
-                problems.found(f"{where}, expression {key!r}", f"has no sentence: 'exp' is {text!r}", split)
-            elif field in fields and not _are_ids(referents):
-                why = f"{field!r} is {referents!r}, expected an id or a list of ids"
-                problems.found(f"{where}, expression {key!r}", why, split)
-            else:
-                ids = referents if isinstance(referents, list) else [referents]
-                kept.append(Expression(key, text.strip(), tuple(map(str, ids)) if field in fields else None))
-        if not kept:
+        read = partial(_read_expression, field=field if field in fields else None, split=split, problems=problems)
+        kept = [sentence for key, expression in of_video if (sentence := read(where, key, expression))]
+        names = videos[video_id].get("frames") or []
+        if not kept or not _are_frame_names(names, where, split, problems):
             continue
-        names = videos[video_id].get("frames")
         if not (frames / video_id).is_dir():
             problems.found(where, f"the folder {frames / video_id} with its frames does not exist", split)
             continue
-        found.append(
-            VideoFolder(video_id, frames / video_id, tuple(sorted(names)) if names else None, tuple(kept), where)
-        )
+        found.append(VideoFolder(video_id, frames / video_id, tuple(sorted(names)) or None, tuple(kept), where))
+    for folder in sorted(frames.iterdir()):
+        if folder.name not in videos and folder.name[0] != "." and any(folder.glob("[!.]*.jpg")):
+            problems.found(str(folder), f"these frames belong to no video in {meta}", split)
     return found
+
+
+def _read_expression(
+    where: str, key: str, expression: dict[str, Any], field: str | None, split: str, problems: Problems
+) -> Expression | None:
+    """An expression; None where something is wrong with it. `field` is None where there are no referents."""
+    where = f"{where}, expression {show(key)}"
+    text = expression.get("exp")
+    if not problems.is_name(where, key, "its key", split):
+        return None
+    if not isinstance(text, str) or not text.strip():
+        problems.found(where, f"has no sentence: 'exp' is {show(text)}", split)
+        return None
+    if field is None:
+        return Expression(key, text.strip(), None)
+    referents = expression.get(field)
+    if not _are_ids(referents):
+        problems.found(where, f"{field!r} is {show(referents)}, expected an id or a list of ids", split)
+        return None
+    return Expression(key, text.strip(), tuple(map(str, referents if isinstance(referents, list) else [referents])))
+
+
+def _are_frame_names(names: object, where: str, split: str, problems: Problems) -> bool:
+    if not isinstance(names, list) or len({str(name) for name in names}) < len(names):
+        problems.found(where, f"'frames' is {show(names)}, expected a list of names, each once", split)
+        return False
+    return all(problems.is_name(where, name, "the name of a frame", split) for name in names)
 
 
 def _are_ids(value: Any) -> bool:
@@ -230,37 +215,43 @@ def read_palette_masks(
 ) -> tuple[set[str], dict[int, dict[str, str]], list[Problem]]:
     """Reads a folder of palette images, whose pixels are the ids of objects (0: background, 255: void).
 
-    A mask of a frame that the json leaves out is left out as well.
+    A mask of a frame that the json leaves out is left out as well. Where every n-th frame has a mask, one that is
+    missing is a problem.
     """
     position = {name: number for number, name in enumerate(names)}
     instances: set[str] = set()
     masks: dict[int, dict[str, str]] = {}
     left: list[Problem] = []
-    for path in sorted(video.masks.glob("[!.]*.png")):
+    paths = sorted(video.masks.glob("[!.]*.png"))
+    missing, every = _frames_without_masks(names, {path.stem for path in paths})
+    if missing:
+        rule = "every frame" if every == 1 else f"every frame whose number differs from theirs by a multiple of {every}"
+        left.append((str(video.masks), f"no mask of the frames {show(missing)}, but of {rule}"))
+    for path in paths:
         if path.stem not in position:
             if not (video.frames / f"{path.stem}.jpg").is_file():
                 left.append((str(path), f"there is no frame {path.stem}.jpg in {video.frames}"))
             continue
         try:
-            with Image.open(path) as image:
-                mode, indices = image.mode, np.asarray(image)
-        except (OSError, SyntaxError):
-            left.append((str(path), "cannot be decoded; a palette image (png) was expected"))
-            continue
-        if mode not in ("P", "L") or indices.shape != (height, width):
-            left.append(
-                (
-                    str(path),
-                    f"an image of mode {mode} and {' x '.join(map(str, indices.shape[:2]))} pixels (height x width); "
-                    f"expected a palette image (mode P) of the frames' size, {height} x {width}",
-                )
-            )
+            indices = read_indices(path, height, width)
+        except ValueError as error:
+            left.append((str(path), str(error).removeprefix(f"{path}: ")))
             continue
         shown = [index for index in np.unique(indices).tolist() if index not in (0, VOID)]
         counts = encode_masks(indices == np.array(shown, dtype=np.uint8)[:, None, None]) if shown else []
         masks[position[path.stem]] = dict(zip(map(str, shown), counts, strict=True))
         instances.update(map(str, shown))
     return instances, masks, left
+
+
+def _frames_without_masks(names: Sequence[str], annotated: Container[str]) -> tuple[list[str], int]:
+    """Frames that have no mask although they lie in the regular distance of those that have one, and this distance."""
+    numbers = {int(name): name for name in names if name.isdecimal()}
+    known = sorted(number for number, name in numbers.items() if name in annotated)
+    every = math.gcd(*(number - known[0] for number in known)) if known else 0
+    if every == 0:
+        return [], 0
+    return [numbers[n] for n in sorted(numbers) if n not in known and (n - known[0]) % every == 0], every
 
 
 def convert_folder(video: VideoFolder, read_masks: MaskReader) -> tuple[dict[str, Any] | None, list[Problem]]:

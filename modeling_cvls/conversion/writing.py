@@ -41,7 +41,7 @@ def _converted(convert: Convert, item: Item) -> tuple[Row | None, list[Problem]]
     """`convert(item)` in one form: a row, if there is one, and what is wrong."""
     try:
         result = convert(item)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return None, [("", str(error))]
     return result if isinstance(result, tuple) else (result, [])
 

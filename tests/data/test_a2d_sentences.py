@@ -318,7 +318,7 @@ WRONG = [
     (mask_of_another_size, r"both/00005.h5: .* \(1, 52, 34\), expected \(1, 52, 36\).* 36 x 52", VIDEO),
     (mask_not_transposed, r"both/00005.h5: .* \(1, 36, 52\), expected \(1, 52, 36\)", VIDEO),
     (undecodable, "a2d_annotation.txt, line 2: .*both.mp4 cannot be decoded", VIDEO),
-    (cut_off, "a2d_annotation.txt, line 2: .*both.mp4 cannot be decoded", VIDEO),
+    (cut_off, "a2d_annotation.txt, line 2: .*both.mp4 is damaged or was cut off", VIDEO),
 ]
 
 

@@ -86,8 +86,8 @@ META = Path("meta_expressions", "train", "meta_expressions.json")
 def tree(tmp_path):
     root = tmp_path / "raw"
     train = root / "train"
-    # The json lists fewer frames than there are, with gaps, in no order; one of them has no mask.
-    write_frames(train / "JPEGImages" / "walk", ["00000", "00005", "00010", "00015", "00020", "00030"])
+    # The json lists fewer frames than there are, with gaps, in no order; one, beside every fifth, has no mask.
+    write_frames(train / "JPEGImages" / "walk", ["00000", "00005", "00012", "00015", "00020", "00030"])
     for seed, (name, values) in enumerate(WALK.items()):
         write_indices(train / "Annotations" / "walk" / f"{name}.png", some_indices(seed, values))
     write_indices(train / "Annotations" / "walk" / "00015.png", some_indices(9, [1, 2, 3]))  # not listed
@@ -107,7 +107,7 @@ def tree(tmp_path):
                         "1": {"exp": "the dog", "obj_id": "1"},
                         "10": {"exp": "the man in front", "obj_id": "12"},
                     },
-                    "frames": ["00030", "00005", "00010", "00020"],
+                    "frames": ["00030", "00005", "00012", "00020"],
                 },
                 "jump": {"expressions": {"0": {"exp": "a cat jumps", "obj_id": 1}}},
                 "unsaid": {"expressions": {}, "frames": ["00000"]},
@@ -132,7 +132,7 @@ def test_rows_frames_and_every_mask(tree, tmp_path, script):
     walk, jump = splits["train"]
 
     assert (walk["num_frames"], walk["height"], walk["width"], walk["fps"]) == (4, HEIGHT, WIDTH, None)
-    assert [cell["path"] for cell in walk["frames"]] == ["00005.jpg", "00010.jpg", "00020.jpg", "00030.jpg"]
+    assert [cell["path"] for cell in walk["frames"]] == ["00005.jpg", "00012.jpg", "00020.jpg", "00030.jpg"]
     for row in (walk, jump):
         folder = tree / "train" / "JPEGImages" / row["video_id"]
         assert all(cell["bytes"] == (folder / cell["path"]).read_bytes() for cell in row["frames"])
