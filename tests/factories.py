@@ -1,6 +1,7 @@
 """What several tests share: places, a tiny segmenter, batches of it, and truths worked out a second time."""
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from modeling_cvls import CVLSConfig
+from modeling_cvls.composites import SourceFolders, read_catalog
 from modeling_cvls.rle_cvls import encode_masks
 
 #: The checkout, and the real data beside it, which a user's checkout has not.
@@ -249,3 +251,13 @@ def declare_samples(mp4: bytes, number: int) -> bytes:
     """
     place = mp4.index(b"stts") + 12
     return mp4[:place] + number.to_bytes(4, "big") + mp4[place + 4 :]
+
+
+def folders_of(source, names=None, **arguments) -> SourceFolders:
+    """The folders of a source of composites: (folder, names), or each by itself."""
+    root, own = source if names is None else (source, names)
+    return SourceFolders(root, json.dumps(own, sort_keys=True), **arguments)
+
+
+def catalog_of(source):
+    return read_catalog(folders_of(source))

@@ -1,8 +1,6 @@
 """Synthetic video sentences: scenes of moving look-alike shapes with sentences that tell them apart."""
 
-from .composites import Composite, CompositeObject, make_composite, read_catalog, write_composites
 from .layouts import (
-    SPLITS,
     make_scene,
     write_a2d_sentences,
     write_jhmdb_sentences,
@@ -10,28 +8,23 @@ from .layouts import (
     write_ref_davis17,
     write_refer_youtube_vos,
 )
-from .scenes import Scene, SceneObject, render, sample_look_alikes, sample_scene
+from .scenes import SPLITS, Scene, SceneObject, render, sample_look_alikes, sample_scene
 from .sentences import KINDS, Sentence, describe, look_alikes, referents
 
 __all__ = [
     "KINDS",
     "SPLITS",
-    "Composite",
-    "CompositeObject",
     "Scene",
     "SceneObject",
     "Sentence",
     "describe",
     "look_alikes",
-    "make_composite",
     "make_scene",
-    "read_catalog",
     "referents",
     "render",
     "sample_look_alikes",
     "sample_scene",
     "write_a2d_sentences",
-    "write_composites",
     "write_jhmdb_sentences",
     "write_mevis",
     "write_ref_davis17",

@@ -18,29 +18,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..rle_cvls import encode_masks
-from .scenes import ATTRIBUTES, MOTIONS, Scene, check_sizes, render, sample_look_alikes, sample_scene
-from .sentences import KINDS, Sentence, describe, phrase, referents, shortest_descriptions
+from .scenes import MOTIONS, SPLITS, Scene, check_sizes, render, sample_look_alikes, sample_scene
+from .sentences import ANNOTATORS, Sentence, describe, describe_by_annotators, describe_together
 
-# The number of a split is its `subset` in videoset.csv, where A2D itself uses 0 and 1, and part of every scene's seed.
-SPLITS = {"train": 0, "test": 1, "validation": 2, "heldout": 3}
 FPS = 8
 # What the layouts of other sets call the split "validation"; the others they call as they are called here.
 YOUTUBE_VOS_VALIDATION = "valid"
 MEVIS_VALIDATION = "valid_u"  # the one whose masks MeViS publishes
-ANNOTATORS = 4
-# Sentences on all objects that share a value of an attribute.
-_TOGETHER = {value: f"all {value} objects" for name in ("size", "color") for value in ATTRIBUTES[name]} | {
-    "circle": "all circles",
-    "square": "all squares",
-    "triangle": "all triangles",
-    "cross": "all crosses",
-    "left": "all objects moving left",
-    "right": "all objects moving right",
-    "up": "all objects moving up",
-    "down": "all objects moving down",
-    "still": "all objects standing still",
-    "circling": "all objects moving in circles",
-}
 # Colors of the pixels of palette images, which are for looking at only.
 _PALETTE = [0, 0, 0, 222, 42, 38, 44, 178, 60, 40, 90, 232, 238, 214, 46, 164, 52, 196, 242, 242, 240]
 
@@ -88,7 +72,7 @@ def _encode_mp4(path: Path, frames: np.ndarray) -> None:
         container.mux(stream.encode())
 
 
-def _write_a2d_masks(path: Path, masks: np.ndarray, labels: np.ndarray) -> None:
+def write_a2d_masks(path: Path, masks: np.ndarray, labels: np.ndarray) -> None:
     """One annotated frame from masks (M, H, W) bool, of which those that show anything are written."""
     seen = np.flatnonzero(masks.any(axis=(1, 2)))
     boxes = []
@@ -110,19 +94,11 @@ def _write_a2d_masks(path: Path, masks: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _write_a2d_scene(
-    split: str,
-    index: int,
-    root: Path,
-    seed: int,
-    size: int,
-    num_frames: int,
-    every: int,
-    max_sentences: int,
-    look_alikes: bool,
+    split: str, index: int, root: Path, seed: int, size: int, num_frames: int, every: int, look_alikes: bool
 ) -> tuple[list, list[list]]:
     """Writes one video; returns its row of videoset.csv and its rows of a2d_annotation.txt."""
     video_id = f"{split}_{index:06d}"
-    scene, sentences = make_scene(split, index, seed, size, num_frames, max_sentences, look_alikes)
+    scene, sentences = make_scene(split, index, seed, size, num_frames, look_alikes=look_alikes)
     frames, masks = render(scene)
     _encode_mp4(root / "Release" / "clips320H" / f"{video_id}.mp4", frames)
     folder = root / "text_annotations" / "a2d_annotation_with_instances" / video_id
@@ -131,7 +107,7 @@ def _write_a2d_scene(
     labels = np.array([1 + MOTIONS.index(obj.motion) for obj in scene.objects])
     annotated = range(0, num_frames, every)
     for t in annotated:
-        _write_a2d_masks(folder / f"{t + 1:05d}.h5", masks[t], labels)
+        write_a2d_masks(folder / f"{t + 1:05d}.h5", masks[t], labels)
     end = f"0:00:{num_frames / FPS:05.2f}"
     video = [video_id, labels[0], "0:00:00.00", end, size, size, num_frames, len(annotated), SPLITS[split]]
     return video, [
@@ -170,35 +146,6 @@ def _write_frames(folder: Path, frames: np.ndarray) -> list[str]:
     for name, frame in zip(names, frames, strict=True):
         Image.fromarray(frame).save(folder / f"{name}.jpg", quality=98, subsampling=0)
     return names
-
-
-def describe_by_annotators(scene: Scene, rng: np.random.Generator) -> list[Sentence]:
-    """Four sentences on each object that can be told apart, object by object, as Ref-DAVIS17 has them.
-
-    They differ in what they state as far as there are descriptions, and otherwise in their wording, if at all.
-    """
-    sentences = []
-    for index in range(len(scene.objects)):
-        options = [(kind, predicate) for kind in KINDS for predicate in shortest_descriptions(scene, index, kind)]
-        if options:
-            for number in [*rng.permutation(len(options)), *rng.integers(len(options), size=ANNOTATORS)][:ANNOTATORS]:
-                kind, predicate = options[number]
-                sentences.append(Sentence(phrase(predicate, rng), kind, (index,), predicate))
-    return sentences
-
-
-def describe_together(scene: Scene, rng: np.random.Generator) -> list[Sentence]:
-    """At most one sentence with several referents: all objects that share one attribute."""
-    shared = [
-        (name, value, fitting)
-        for name, values in ATTRIBUTES.items()
-        for value in values
-        if len(fitting := referents(scene, {name: value})) > 1
-    ]
-    if not shared:
-        return []
-    name, value, fitting = shared[int(rng.integers(len(shared)))]
-    return [Sentence(_TOGETHER[value], "several referents", tuple(fitting), {name: value})]
 
 
 def _write_palette_scene(
@@ -296,7 +243,6 @@ def write_a2d_sentences(
     size: int = 64,
     num_frames: int = 8,
     annotate_every: int = 2,
-    max_sentences: int = 6,
     look_alikes: bool = False,
     num_proc: int = 1,
 ) -> dict[str, int]:
@@ -313,7 +259,6 @@ def write_a2d_sentences(
         size: height and width in pixels, even, at least 32, not 48 or 72.
         num_frames: frames a video (at 8 a second), at least 2.
         annotate_every: one frame in so many has masks, the first one among them.
-        max_sentences: at most so many sentences with a referent a video; half of the videos have one without, too.
         look_alikes: scenes of the look-alikes benchmark, see `make_scene`.
         num_proc: processes; does not change what is written.
 
@@ -335,17 +280,8 @@ def write_a2d_sentences(
     texts = root / "text_annotations"
     (root / "Release" / "clips320H").mkdir(parents=True)
     (texts / "a2d_annotation_with_instances").mkdir(parents=True)
-    write = functools.partial(
-        _write_a2d_scene,
-        root=root,
-        seed=seed,
-        size=size,
-        num_frames=num_frames,
-        every=annotate_every,
-        max_sentences=max_sentences,
-        look_alikes=look_alikes,
-    )
-    written = _write_all(write, splits, num_proc)
+    options = {"size": size, "num_frames": num_frames, "every": annotate_every, "look_alikes": look_alikes}
+    written = _write_all(functools.partial(_write_a2d_scene, root=root, seed=seed, **options), splits, num_proc)
     sentences = [row for _, rows in written for row in rows]
     _write_csv(root / "Release" / "videoset.csv", [video for video, _ in written])
     _write_csv(texts / "a2d_annotation.txt", [["video_id", "instance_id", "query", "kind"], *sentences])

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# The number of a split is part of the seed of all that it shows; A2D Sentences itself has `subset` 0 and 1.
+SPLITS = {"train": 0, "test": 1, "validation": 2, "heldout": 3}
 SHAPES = ("circle", "square", "triangle", "cross")
 COLORS = ("red", "green", "blue", "yellow", "purple", "white")
 SIZES = ("small", "large")

@@ -32,7 +32,7 @@ _WORDS = {
     "circle": ("circle", "disc"),
     None: ("object", "shape", "thing"),
 }
-_MOTION_PHRASES = {
+MOTION_PHRASES = {
     "left": ("moving left", "moving to the left", "going left", "heading to the left", "that moves left"),
     "right": ("moving right", "moving to the right", "going right", "heading to the right", "that moves right"),
     "up": ("moving up", "moving upwards", "going up", "heading upwards", "that moves up"),
@@ -40,11 +40,25 @@ _MOTION_PHRASES = {
     "still": ("standing still", "not moving", "staying in place", "that does not move", "that stands still"),
     "circling": ("going round in circles", "moving in circles", "circling around", "that moves in circles"),
 }
-_POSITION_PHRASES = {
+POSITION_PHRASES = {
     "left": ("on the left", "on the left side", "on the far left"),
     "right": ("on the right", "on the right side", "on the far right"),
     "top": ("at the top", "at the top of the picture", "at the very top"),
     "bottom": ("at the bottom", "at the bottom of the picture", "at the very bottom"),
+}
+ANNOTATORS = 4  # that describe each object in Ref-DAVIS17
+# Sentences on all objects that share a value of an attribute.
+_TOGETHER = {value: f"all {value} objects" for name in ("size", "color") for value in ATTRIBUTES[name]} | {
+    "circle": "all circles",
+    "square": "all squares",
+    "triangle": "all triangles",
+    "cross": "all crosses",
+    "left": "all objects moving left",
+    "right": "all objects moving right",
+    "up": "all objects moving up",
+    "down": "all objects moving down",
+    "still": "all objects standing still",
+    "circling": "all objects moving in circles",
 }
 _SUPERLATIVES = {"left": "leftmost", "right": "rightmost", "top": "highest", "bottom": "lowest"}
 
@@ -105,31 +119,39 @@ def shortest_descriptions(scene: Scene, index: int, kind: str) -> list[dict[str,
     return found
 
 
-def _pick(rng: np.random.Generator, options: Sequence, weights: Sequence[float] | None = None):
+def pick(rng: np.random.Generator, options: Sequence, weights: Sequence[float] | None = None):
+    """One of the options, each as often as its weight says; without weights, each as often as any other."""
     if weights is None:
         return options[int(rng.integers(len(options)))]
     steps = np.cumsum(weights)
     return options[int(np.searchsorted(steps, rng.random() * steps[-1], side="right"))]
 
 
+def article(noun: str, rng: np.random.Generator, definite: bool) -> str:
+    """An article for a noun with its adjectives: "the", or now and then, unless it must be definite, "a" or "an"."""
+    if not definite and rng.random() < 0.2:
+        return "an" if noun[0] in "aeiou" else "a"
+    return "the"
+
+
 def phrase(predicate: dict[str, str], rng: np.random.Generator) -> str:
     """Words for a predicate, in one of several wordings."""
 
     def word(value: str | None) -> str:
-        return _pick(rng, _WORDS.get(value, (value,)))
+        return pick(rng, _WORDS.get(value, (value,)))
 
     head = word(predicate.get("shape"))
     adjectives = [word(predicate[name]) for name in ("size", "color") if name in predicate]
     tail = ""
     if "motion" in predicate:
-        tail = _pick(rng, _MOTION_PHRASES[predicate["motion"]])
+        tail = pick(rng, MOTION_PHRASES[predicate["motion"]])
         if not tail.startswith("that ") and rng.random() < 0.2:
             tail = f"that is {tail}"
     elif "position" in predicate:
         if rng.random() < 0.3:
             adjectives.insert(0, _SUPERLATIVES[predicate["position"]])
         else:
-            tail = _pick(rng, _POSITION_PHRASES[predicate["position"]])
+            tail = pick(rng, POSITION_PHRASES[predicate["position"]])
             if rng.random() < 0.2:
                 tail = f"that is {tail}"
     elif rng.random() < 0.2:
@@ -139,11 +161,7 @@ def phrase(predicate: dict[str, str], rng: np.random.Generator) -> str:
         adjectives = []
     noun = " ".join([*adjectives, head])
     # A position picks one of several, so it takes the definite article.
-    if "position" not in predicate and rng.random() < 0.2:
-        article = "an" if noun[0] in "aeiou" else "a"
-    else:
-        article = "the"
-    return " ".join(part for part in (article, noun, tail) if part)
+    return " ".join(part for part in (article(noun, rng, "position" in predicate), noun, tail) if part)
 
 
 def _without_referent(
@@ -166,7 +184,7 @@ def _without_referent(
                 weights.append(3.0 if value in shown else 1.0)  # what the scene shows elsewhere is harder
     if not changes:
         return None
-    return _pick(rng, changes, weights)
+    return pick(rng, changes, weights)
 
 
 def look_alikes(scene: Scene, index: int, predicate: dict[str, str]) -> list[int]:
@@ -217,11 +235,11 @@ def describe(
         if not eligible:
             break
         kinds = [kind for kind in KINDS if any(candidate[0] == kind for candidate in eligible)]
-        kind = _pick(rng, kinds, [_KIND_WEIGHT[kind] for kind in kinds])
+        kind = pick(rng, kinds, [_KIND_WEIGHT[kind] for kind in kinds])
         eligible = [candidate for candidate in eligible if candidate[0] == kind]
         # Longer descriptions and those with a motion are rarer, and harder.
         weights = [len(predicate) * (3 if "motion" in predicate else 1) for _, _, predicate in eligible]
-        _, index, predicate = _pick(rng, eligible, weights)
+        _, index, predicate = pick(rng, eligible, weights)
         sentences.append(Sentence(phrase(predicate, rng), kind, (index,), predicate))
         candidates = [candidate for candidate in candidates if candidate[:2] != (kind, index)]
 
@@ -232,3 +250,32 @@ def describe(
                 sentences.append(Sentence(phrase(predicate, rng), "none", (), predicate))
                 break
     return sentences
+
+
+def describe_by_annotators(scene: Scene, rng: np.random.Generator) -> list[Sentence]:
+    """Four sentences on each object that can be told apart, object by object, as Ref-DAVIS17 has them.
+
+    They differ in what they state as far as there are descriptions, and otherwise in their wording, if at all.
+    """
+    sentences = []
+    for index in range(len(scene.objects)):
+        options = [(kind, predicate) for kind in KINDS for predicate in shortest_descriptions(scene, index, kind)]
+        if options:
+            for number in [*rng.permutation(len(options)), *rng.integers(len(options), size=ANNOTATORS)][:ANNOTATORS]:
+                kind, predicate = options[number]
+                sentences.append(Sentence(phrase(predicate, rng), kind, (index,), predicate))
+    return sentences
+
+
+def describe_together(scene: Scene, rng: np.random.Generator) -> list[Sentence]:
+    """At most one sentence with several referents: all objects that share one attribute."""
+    shared = [
+        (name, value, fitting)
+        for name, values in ATTRIBUTES.items()
+        for value in values
+        if len(fitting := referents(scene, {name: value})) > 1
+    ]
+    if not shared:
+        return []
+    name, value, fitting = shared[int(rng.integers(len(shared)))]
+    return [Sentence(_TOGETHER[value], "several referents", tuple(fitting), {name: value})]

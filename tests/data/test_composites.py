@@ -1,8 +1,6 @@
 """Composites against a painter that goes pixel by pixel, against the source's own files, and against their words."""
 
-import colorsys
 import json
-import re
 import runpy
 import shutil
 import sys
@@ -13,70 +11,18 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from factories import ROOT, SHARED
-from modeling_cvls.data import FEATURES, read_frames, read_masks
-from modeling_cvls.synthetic import (
-    composites,
+from factories import ROOT, catalog_of, folders_of
+from modeling_cvls.composites import (
     make_composite,
+    possible_referents,
     read_catalog,
+    render_composite,
+    rows,
     write_composites,
-    write_refer_youtube_vos,
 )
-
-REAL_DAVIS = SHARED / "real_data" / "ref_davis"
-NAMES = ROOT / "configs" / "ref_davis_names.json"
-# Of the halves of the flat source: what surrounds the object, and the object itself.
-GRAYS = {"first": (20, 90), "second": (255, 225)}
-
-
-@pytest.fixture(scope="module")
-def flat(tmp_path_factory) -> tuple[Path, dict]:
-    """Four videos of 12 frames, every second one annotated: a gray box on gray, another gray in the second half."""
-    root = tmp_path_factory.mktemp("flat")
-    videos, names = {}, {}
-    for number, noun in enumerate(["box", "crate", "chest", "parcel"]):
-        video = f"video{number}"
-        (root / "train" / "JPEGImages" / video).mkdir(parents=True)
-        (root / "train" / "Annotations" / video).mkdir(parents=True)
-        for t in range(12):
-            around, inside = GRAYS["first" if t < 6 else "second"]
-            mask = np.zeros((60, 100), dtype=np.uint8)
-            mask[15:45, 20 + 2 * t : 40 + 10 * number + 2 * t] = 1
-            picture = np.where(mask, inside, around).astype(np.uint8)
-            Image.fromarray(picture).convert("RGB").save(
-                root / "train" / "JPEGImages" / video / f"{t:05d}.jpg", quality=98
-            )
-            if t % 2 == 0:
-                image = Image.fromarray(mask)
-                image.putpalette([0, 0, 0, 255, 0, 0])
-                image.save(root / "train" / "Annotations" / video / f"{t:05d}.png")
-        expressions = {"0": {"exp": f"the gray {noun}", "obj_id": "1"}}
-        videos[video] = {"expressions": expressions, "frames": [f"{t:05d}" for t in range(12)]}
-        names[video] = {"1": noun, "*": ["bag", "parcel"] if number < 2 else []}
-    meta = root / "meta_expressions" / "train"
-    meta.mkdir(parents=True)
-    (meta / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
-    return root, names
-
-
-@pytest.fixture(scope="module")
-def several(tmp_path_factory) -> tuple[Path, dict]:
-    """Synthetic scenes with several objects a video, each with a name of its own."""
-    root = tmp_path_factory.mktemp("several") / "raw"
-    write_refer_youtube_vos(root, {"train": 5}, seed=1, num_frames=12)
-    names = {f"train_{number:06d}": {str(obj): f"thing{number}{obj}" for obj in range(1, 10)} for number in range(5)}
-    return root, names
-
-
-@pytest.fixture(scope="module")
-def davis() -> tuple[Path, dict]:
-    if not REAL_DAVIS.is_dir():
-        pytest.skip(f"{REAL_DAVIS} is absent")
-    return REAL_DAVIS, json.loads(NAMES.read_text())
-
-
-def catalog_of(source):
-    return read_catalog(source[0], json.dumps(source[1], sort_keys=True))
+from modeling_cvls.composites.catalog import read_footage
+from modeling_cvls.composites.compositing import filling_box
+from modeling_cvls.data import FEATURES, read_frames, read_masks
 
 
 def sources(*names):
@@ -88,19 +34,10 @@ def source(request):
     return request.getfixturevalue(request.param)
 
 
-def whole_mask(obj, t, height, width) -> np.ndarray:
-    """Where an object would show were it alone, in a picture with a wide margin around it."""
-    margin = 200
-    alone = np.zeros((height + 2 * margin, width + 2 * margin), dtype=bool)
-    (x, y), patch = obj.corners[t] + margin, obj.patches[t]
-    alone[y : y + patch.shape[0], x : x + patch.shape[1]] = patch[..., 3] >= 128
-    return alone
-
-
 @sources("flat", "several", "davis")
 def test_render_is_the_painters_algorithm(source):
     composite, _ = make_composite(catalog_of(source), "train", 3, height=40, width=64, num_frames=4)
-    frames, masks = composites.render(composite)
+    frames, masks = render_composite(composite)
     for t, y, x in np.ndindex(4, 40, 64):
         color, owner = composite.background[t, y, x].astype(float), None
         for number, obj in enumerate(composite.objects):
@@ -122,7 +59,7 @@ def test_cut_outs_and_backgrounds_are_those_of_the_source(davis):
         composite, _ = make_composite(catalog, "train", index)
         for obj in composite.objects:
             for name, patch in list(zip(obj.frames, obj.patches, strict=True))[::3]:
-                mask = np.asarray(Image.open(folder / "Annotations" / obj.video / f"{name}.png")) == int(obj.object_id)
+                mask = np.asarray(Image.open(folder / "Annotations" / obj.source / f"{name}.png")) == int(obj.object_id)
                 rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
                 box = Image.fromarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
                 expected = np.asarray(box.resize(patch.shape[1::-1], Image.Resampling.NEAREST))
@@ -132,129 +69,10 @@ def test_cut_outs_and_backgrounds_are_those_of_the_source(davis):
                 ]
                 assert max(ious) > 0.8
         for name, frame in list(zip(composite.background_frames, composite.background, strict=True))[::3]:
-            picture = Image.open(folder / "JPEGImages" / composite.video / f"{name}.jpg")
+            picture = Image.open(folder / "JPEGImages" / composite.source / f"{name}.jpg")
             side = picture.height * 160 / 96
             box = ((picture.width - side) / 2, 0, (picture.width + side) / 2, picture.height)
             assert np.abs(np.asarray(picture.resize((160, 96), box=box)).astype(int) - frame).mean() < 6
-
-
-NEAREST = {"red": 0, "yellow": 50, "green": 126, "blue": 225, "purple": 285}  # degrees of hue
-SIZES = {"small": "small", "smaller": "small", "smallest": "small"} | dict.fromkeys(
-    ("large", "larger", "largest", "big", "bigger"), "large"
-)
-
-
-def parse(text: str, nouns: set[str]) -> dict[str, str]:
-    """What a sentence states, from its words alone."""
-    stated = {}
-    words = text.split()
-    if re.search(r"mov|going|heading|stay", text):
-        direction = re.search(r"left|right|up|down", text)
-        stated["motion"] = direction[0] if direction else "still"
-    elif side := re.search(r"left|right", text):
-        stated["position"] = side[0]
-    for word in words:
-        if word in SIZES:
-            stated["size"] = SIZES[word]
-        if word in NEAREST:
-            stated["color"] = word
-        if word in nouns:
-            stated["noun"] = word
-    return stated
-
-
-def seen(obj) -> dict:
-    """What can be measured of an object as it was placed."""
-    masks = [whole_mask(obj, t, 96, 160) for t in range(len(obj.patches))]
-    centers = np.array([np.argwhere(mask).mean(axis=0) for mask in masks])
-    shift = centers[-1] - centers[0]
-    axis = int(np.abs(shift).argmax())
-    steps = np.diff(centers[:, axis])
-    if np.abs(shift).max() < 3:
-        motion = "still"
-    else:
-        assert (np.sign(shift[axis]) * steps > 0.2).all()  # all the time
-        assert np.abs(shift[1 - axis]) < 3  # and nowhere else
-        motion = (("up", "down"), ("left", "right"))[axis][int(shift[axis] > 0)]
-    pixels = np.concatenate([patch[patch[..., 3] >= 250][:, :3] for patch in obj.patches])
-    hue = 360 * colorsys.rgb_to_hsv(*(pixels.mean(axis=0) / 255).tolist())[0]
-    nearest = min(NEAREST, key=lambda name: min(abs(hue - NEAREST[name]), 360 - abs(hue - NEAREST[name])))
-    color = nearest if obj.color else None
-    return {"motion": motion, "color": color, "x": centers[:, 1], "areas": np.array([m.sum() for m in masks])}
-
-
-def fits(stated: dict, measured: list[dict], nouns: list) -> list[int]:
-    """The objects that a sentence may mean."""
-    fitting = [
-        m
-        for m, properties in enumerate(measured)
-        if stated["noun"] in nouns[m]
-        and properties["motion"] == stated.get("motion", properties["motion"])
-        and (properties["color"] is None or properties["color"] == stated.get("color", properties["color"]))
-    ]
-    if len(fitting) > 1 and "size" in stated:
-        sign = 1 if stated["size"] == "small" else -1
-        return [fitting[np.argmin([sign * measured[m]["areas"].mean() for m in fitting])]]
-    if len(fitting) > 1 and "position" in stated:
-        sign = 1 if stated["position"] == "left" else -1
-        return [fitting[np.argmin([sign * measured[m]["x"].mean() for m in fitting])]]
-    return fitting
-
-
-@sources("several", "davis")
-@pytest.mark.parametrize("split", ["train", "heldout"])
-def test_every_sentence_fits_its_referent_and_nothing_else(source, split):
-    catalog = catalog_of(source)
-    all_nouns = {noun for objects in catalog.nouns.values() for nouns in objects.values() for noun in nouns}
-    kinds = set()
-    for index in range(15):
-        composite, sentences = make_composite(catalog, split, index)
-        nouns = [catalog.nouns[obj.video][obj.object_id] for obj in composite.objects]
-        named = source[1][composite.video].values()
-        of_background = {noun for own in named for noun in ([own] if isinstance(own, str) else own)}
-        measured = [seen(obj) for obj in composite.objects]
-        for properties, obj in zip(measured, composite.objects, strict=True):
-            pairs = {(noun, value) for noun in obj.nouns for value in (obj.color, obj.motion)} & catalog.held_out
-            assert not pairs or split == "heldout"
-            assert (properties["motion"], properties["color"]) == (obj.motion, obj.color)
-        for number, sentence in enumerate(sentences):
-            stated = parse(sentence.text, all_nouns)
-            assert fits(stated, measured, nouns) == list(sentence.instances), (index, sentence.text)
-            assert stated["noun"] not in of_background
-            kinds.add(sentence.kind)
-            pairs = {(stated["noun"], stated.get(name)) for name in ("color", "motion")} & catalog.held_out
-            assert not pairs or split == "heldout"
-            if number == 0:  # tells the look-alikes apart, by what is held out where something is
-                first, second, difference = composite.pair
-                assert sentence.instances[0] in (first, second) and difference in stated
-                assert fits({"noun": stated["noun"]}, measured, nouns) != list(sentence.instances)
-                owner = composite.objects[sentence.instances[0]]
-                held_out = {(noun, getattr(owner, difference, None)) for noun in owner.nouns} & catalog.held_out
-                assert bool(held_out) == (split == "heldout")
-    assert kinds >= {"appearance", "spatial", "temporal", "none"}
-
-
-@sources("several", "davis")
-def test_look_alikes_differ_in_one_thing(source):
-    catalog = catalog_of(source)
-    differences = set()
-    for index in range(12):
-        composite, _ = make_composite(catalog, "train", index)
-        one, other = (composite.objects[m] for m in composite.pair[:2])
-        differences.add(composite.pair[2])
-        assert (one.video, one.object_id, one.frames) == (other.video, other.object_id, other.frames)
-        same = {
-            "size": one.areas.max() < 1.5 * other.areas.min()
-            and other.areas.max() < 1.5 * one.areas.min()
-            or (one.areas == other.areas).all(),
-            "color": one.color == other.color,
-            "motion": one.motion == other.motion,
-        }
-        assert [name for name in same if not same[name]] == [name for name in same if name == composite.pair[2]]
-        if composite.pair[2] in ("motion", "position"):
-            assert all((a == b).all() for a, b in zip(one.patches, other.patches, strict=True))
-        assert composite.video not in {obj.video for obj in composite.objects}
-    assert len(differences) > 2
 
 
 def shards(folder: Path) -> dict[str, bytes]:
@@ -265,16 +83,113 @@ def shards(folder: Path) -> dict[str, bytes]:
 def written(flat, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("written") / "dataset"
     splits = {"train": 6, "validation": 2, "test": 3, "heldout": 2}
-    write_composites(*(flat[0], folder, flat[1], splits), height=48, width=64, num_frames=5)
+    write_composites(folders_of(flat), folder, splits, height=48, width=64, num_frames=5)
     return folder
+
+
+def test_a_stopped_run_goes_on(written, flat, tmp_path, monkeypatch, capsys):
+    splits = {"train": 6, "validation": 2, "test": 3, "heldout": 2}
+    made = []
+
+    def stopping(catalog, split, index, *arguments):
+        if len(made) == 5:
+            raise ValueError("stopped")
+        made.append((split, index))
+        return make_composite(catalog, split, index, *arguments)
+
+    monkeypatch.setattr(rows, "SHARD_BYTES", 1)  # one clip in each
+    monkeypatch.setattr(rows, "make_composite", stopping)
+    arguments = {"height": 48, "width": 64, "num_frames": 5}
+    with pytest.raises(ValueError, match="stopped"):
+        write_composites(folders_of(flat), tmp_path / "out", splits, **arguments)
+    assert not (tmp_path / "out").exists()
+    made.clear()
+    monkeypatch.setattr(rows, "make_composite", lambda *of: made.append(of[1:3]) or make_composite(*of))
+    write_composites(folders_of(flat), tmp_path / "out", splits, **arguments)
+    assert len(made) == 13 - 3 and "Going on" in capsys.readouterr().out
+    for split, expected in load_dataset(str(written)).items():
+        assert load_dataset(str(tmp_path / "out"), split=split).to_list() == expected.to_list()
+
+
+def test_a_filling_box_is_inside_at_all_sizes():
+    shapes = [(240, 427), (480, 854), (360, 640), (320, 240), (427, 320), (1080, 1920), (101, 33), (270, 640)]
+    for of_height, of_width in shapes:
+        picture = Image.new("L", (of_width, of_height))
+        for height in range(32, 513, 7):
+            for width in range(32, 513, 7):
+                for share, at in ((1.0, (0.5, 0.5)), (0.83, (1.0, 0.0))):
+                    left, top, right, bottom = filling_box(of_height, of_width, height, width, share, at)
+                    assert 0 <= left < right <= of_width and 0 <= top < bottom <= of_height
+                    assert (right - left) / (bottom - top) == pytest.approx(width / height)
+                    full = (right - left) / of_width, (bottom - top) / of_height
+                    assert max(full) == pytest.approx(share)
+                picture.resize((1, 1), Image.Resampling.NEAREST, (left, top, right, bottom))
+
+
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory) -> Path:
+    """Sixteen pictures of two colored boxes each, one of them of a breed of its own."""
+    root = tmp_path_factory.mktemp("stills")
+    (root / "JPEGImages").mkdir()
+    (root / "Annotations").mkdir()
+    objects = {}
+    for number in range(16):
+        mask = np.zeros((50, 70), dtype=np.uint8)
+        mask[10:40, 5:25] = 1
+        mask[15:40, 40:60] = 2
+        picture = np.array([[250, 250, 250], [200, 20, 20], [240, 240, 240]], dtype=np.uint8)[mask]
+        name = f"picture{number:02d}"
+        Image.fromarray(picture).save(root / "JPEGImages" / f"{name}.jpg", quality=98, subsampling=0)
+        image = Image.fromarray(mask)
+        image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        image.save(root / "Annotations" / f"{name}.png")
+        objects[name] = {"objects": {"1": [f"breed{number}", f"pet{number % 3}"], "2": [f"pet{number % 3}"]}}
+    (root / "objects.json").write_text(json.dumps(objects))
+    return root
+
+
+def test_stills_join_the_sources(flat, stills):
+    catalog = read_catalog(folders_of(flat, stills=stills, divide="source"))
+    shown = {"train": set(), "test": set()}
+    colors, moved, panned = set(), 0, 0
+    for split in shown:
+        for index in range(25):
+            composite, sentences = make_composite(catalog, split, index, height=48, width=80, num_frames=4)
+            shown[split] |= {composite.source, *(obj.source for obj in composite.objects)}
+            for obj in composite.objects:
+                if obj.source.startswith("picture"):
+                    # the second one is white, and so is what surrounds the first, which is red
+                    colors |= set() if obj.tinted else {(obj.object_id, obj.color)}
+                    moved += any(a.shape != b.shape for a, b in zip(obj.patches, obj.patches[1:], strict=False))
+            panned += bool((composite.background[0] != composite.background[-1]).any())
+            for sentence in sentences:
+                # the box without a breed may be of any, so no sentence on a breed is sure to leave it out
+                breeds = [word for word in sentence.text.split() if word.startswith("breed")]
+                pets = [obj for obj in composite.objects if obj.object_id == "2" and obj.source.startswith("picture")]
+                for breed in breeds if sentence.instances else ():
+                    named = {"noun": breed, **{k: v for k, v in sentence.predicate.items() if k != "noun"}}
+                    assert possible_referents(composite, named) == list(sentence.instances)
+                    assert all(breed not in obj.nouns for obj in pets)
+    assert colors == {("1", "red"), ("2", "white")}
+    assert moved and panned
+    held_out = {"picture07", "picture15"}
+    assert shown["test"] <= held_out and not shown["train"] & held_out
+    assert not shown["test"] & shown["train"]
+
+
+def test_a_single_name_may_stand_for_others(flat, stills):
+    catalog = read_catalog(folders_of(flat, stills=stills))
+    assert catalog.possible_nouns["picture05"]["2"] == {"pet2", "breed2", "breed5", "breed8", "breed11", "breed14"}
+    assert catalog.possible_nouns["picture05"]["1"] == {"pet2", "breed5"}
+    assert catalog.possible_nouns["video1"]["1"] == {"crate"}
 
 
 def test_halves_never_mix(written):
     dataset = load_dataset(str(written))
     counts = {"train": 6, "validation": 2, "test": 3, "heldout": 2, "real_train": 4, "real": 4}
-    assert {split: len(rows) for split, rows in dataset.items()} == counts
-    for split, rows in dataset.items():
-        for row in rows:
+    assert {split: len(of_split) for split, of_split in dataset.items()} == counts
+    for split, of_split in dataset.items():
+        for row in of_split:
             indices = range(row["num_frames"])
             frames, (masks, _, _) = read_frames(row, indices), read_masks(row, indices)
             # Both grays of the first half are dark and both of the second are light; tints are neither.
@@ -290,22 +205,29 @@ def test_what_is_around_is_no_background_for_the_same(flat):
     for index in range(40):
         composite, sentences = make_composite(catalog, "test", index, height=32, width=48, num_frames=3)
         for noun in {obj.nouns[0] for obj in composite.objects} & backgrounds.keys():
-            backgrounds[noun].add(composite.video)
+            backgrounds[noun].add(composite.source)
         # The first two videos show parcels and bags that are not marked.
-        assert composite.video not in ("video0", "video1") or not any(
+        assert composite.source not in ("video0", "video1") or not any(
             word in sentence.text for word in ("parcel", "bag") for sentence in sentences
         )
     assert backgrounds == {"parcel": {"video2"}, "box": {"video1", "video2", "video3"}}
 
 
 def test_large_frames_are_read_smaller(flat):
-    video = catalog_of(flat).videos["video0"]
-    large, small = (composites._read_half(video, False, shortest) for shortest in (60, 20))
-    assert small.frames.shape == (3, 20, 34, 3) and small.labels.shape == (3, 20, 34)
-    expected = large.frames[:, :, :99].reshape(3, 20, 3, 33, 3, 3).mean(axis=(2, 4))
-    assert np.abs(small.frames[:, :, :33] - expected).max() <= 1
-    most = large.labels[:, :, :99].reshape(3, 20, 3, 33, 3).mean(axis=(2, 4)) > 0.5
-    assert (small.labels[:, :, :33] == most).all()
+    source = catalog_of(flat).sources["video0"]
+    footage = [read_footage(source, 0, 3, shortest) for shortest in (60, 20)]
+    frames = [np.stack([of.picture(t) for t in range(3)]) for of in footage]
+    labels = [np.stack([of.labels(t) for t in range(3)]) for of in footage]
+    assert frames[1].shape == (3, 20, 34, 3) and labels[1].shape == (3, 20, 34)
+    expected = frames[0][:, :, :99].reshape(3, 20, 3, 33, 3, 3).mean(axis=(2, 4))
+    assert np.abs(frames[1][:, :, :33] - expected).max() <= 1
+    most = labels[0][:, :, :99].reshape(3, 20, 3, 33, 3).mean(axis=(2, 4)) > 0.5
+    assert (labels[1][:, :, :33] == most).all()
+    for of, shown in zip(footage, labels, strict=True):
+        assert of.areas.tolist() == [shown.sum(axis=(1, 2)).tolist()]
+        for t, (top, bottom, left, right) in enumerate(of.boxes[0]):
+            rows, columns = np.nonzero(shown[t])
+            assert (top, bottom, left, right) == (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1)
 
 
 def test_real_splits_are_the_untouched_halves(written, flat):
@@ -332,7 +254,7 @@ def test_same_seed_same_bytes(written, flat, tmp_path):
     splits = {"train": 6, "validation": 2, "test": 3, "heldout": 2}
     size = {"height": 48, "width": 64, "num_frames": 5, "num_proc": 2}
     for folder, seed in (("again", 0), ("other", 1)):
-        write_composites(flat[0] / "train", tmp_path / folder, flat[1], splits, seed, **size)
+        write_composites(folders_of(flat[0] / "train", flat[1]), tmp_path / folder, splits, seed, **size)
     again, other = shards(tmp_path / "again"), shards(tmp_path / "other")
     assert again == shards(written)
     assert other.keys() == again.keys()
@@ -346,13 +268,22 @@ def run_script(monkeypatch, *arguments) -> None:
 
 def test_script_on_real_videos(davis, monkeypatch, tmp_path, capsys):
     arguments = ["--train", 4, "--validation", 1, "--test", 2, "--heldout", 0, "--num-proc", 1]
-    run_script(monkeypatch, "--source", davis[0], "--names", NAMES, "--output", tmp_path / "out", *arguments)
-    assert "clips a second" in capsys.readouterr().out
+    run_script(
+        monkeypatch,
+        "--source",
+        davis[0],
+        "--names",
+        ROOT / "configs" / "ref_davis_names.json",
+        "--output",
+        tmp_path / "out",
+        *arguments,
+    )
+    assert "clips per second" in capsys.readouterr().out
     dataset = load_dataset(str(tmp_path / "out"))
     assert dataset["train"].features == FEATURES and len(dataset["real"]) == len(davis[1])
     for row in dataset["train"]:
         composite, sentences = make_composite(catalog_of(davis), "train", int(row["video_id"][-6:]))
-        frames, masks = composites.render(composite)
+        frames, masks = render_composite(composite)
         assert (read_masks(row, range(8))[0] == masks).all()
         assert np.abs(read_frames(row, range(8)).astype(int) - frames).mean() < 4
         assert [sentence["text"] for sentence in row["sentences"]] == [sentence.text for sentence in sentences]
@@ -365,7 +296,7 @@ def test_wrong_inputs_are_named(flat, tmp_path):
 
     def write(source, names, match, error=ValueError, splits=splits, **arguments):
         with pytest.raises(error, match=match):
-            write_composites(source, tmp_path / "out", names, splits, **arguments)
+            write_composites(folders_of(source, names), tmp_path / "out", splits, **arguments)
         assert not (tmp_path / "out").exists()
 
     lacking = {video: objects for video, objects in names.items() if video != "video2"}
@@ -375,7 +306,7 @@ def test_wrong_inputs_are_named(flat, tmp_path):
     write(root, names, "num_frames must be at least 2", num_frames=1)
     write(tmp_path, names, "meta_expressions.json", FileNotFoundError)
     write(root, names | {"video1": {"1": ["crate", " "]}}, r"'video1'.*object 1 is called")
-    write(root, {video: {"1": "box"} for video in names}, "another video whose own objects have other names")
+    write(root, {video: {"1": "box"} for video in names}, "whose own objects have other names")
     # An object that no sentence speaks of must have a name as well: a sentence on another one must not fit it.
     shutil.copytree(root, tmp_path / "more")
     for path in (tmp_path / "more" / "train" / "Annotations").rglob("*.png"):

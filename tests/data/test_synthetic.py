@@ -20,7 +20,7 @@ from modeling_cvls.synthetic import (
     write_a2d_sentences,
     write_jhmdb_sentences,
 )
-from modeling_cvls.synthetic.layouts import _write_a2d_masks
+from modeling_cvls.synthetic.layouts import write_a2d_masks
 from modeling_cvls.synthetic.scenes import HELD_OUT_COLOR_SHAPE, HELD_OUT_SHAPE_MOTION, Scene, SceneObject
 
 
@@ -266,11 +266,11 @@ def test_a2d_mask_file_of_a_hidden_and_of_a_single_instance(tmp_path):
     masks = np.zeros((3, 6, 10), dtype=bool)
     masks[0, 1:3, 4:9] = True
     masks[2, 5, 0] = True
-    _write_a2d_masks(tmp_path / "two.h5", masks, np.array([4, 5, 6]))
+    write_a2d_masks(tmp_path / "two.h5", masks, np.array([4, 5, 6]))
     with h5py.File(tmp_path / "two.h5") as file:
         assert list(file["instance"]) == [0, 2] and list(file["id"]) == [4, 6]
         assert file["reMask"].shape == (2, 10, 6)
-    _write_a2d_masks(tmp_path / "one.h5", masks[:2], np.array([4, 5]))
+    write_a2d_masks(tmp_path / "one.h5", masks[:2], np.array([4, 5]))
     with h5py.File(tmp_path / "one.h5") as file:
         assert list(file["instance"]) == [0]
         assert file["reMask"].shape == (10, 6)

@@ -19,8 +19,7 @@ from modeling_cvls.cli import convert as command
 from modeling_cvls.conversion import json_values, mevis, ref_davis17, refer_youtube_vos
 from modeling_cvls.data import FEATURES, read_frames, read_masks
 from modeling_cvls.synthetic import make_scene, render, write_mevis, write_ref_davis17, write_refer_youtube_vos
-from modeling_cvls.synthetic.layouts import describe_by_annotators, describe_together
-from modeling_cvls.synthetic.sentences import referents
+from modeling_cvls.synthetic.sentences import describe_by_annotators, describe_together, referents
 
 REAL = SHARED / "real_data"
 HEIGHT, WIDTH = 30, 44
