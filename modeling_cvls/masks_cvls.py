@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .processing_cvls import CVLSProcessor
 from .rle_cvls import encode_masks
 
 
@@ -46,42 +45,41 @@ class FrameSizes:
     own: tuple[int, int]
 
 
-def masks_of(
-    processor: CVLSProcessor,
+def frame_results(
+    processor,
     mask_logits: torch.Tensor,
     presence_logits: torch.Tensor,
     sizes: FrameSizes,
     options: MaskOptions,
-) -> dict[str, torch.Tensor]:
-    """Masks of N frames and K sentences, on the device of the logits.
+) -> list[dict[str, Any]]:
+    """Logits of N frames and K sentences, on any device, to what the user gets of each frame.
 
     Args:
+        processor: a `CVLSProcessor`.
         mask_logits: (K, N, h, w) float.
         presence_logits: (K, N) float.
 
     Returns:
-        "masks" (K, N, H, W) bool; "scores" and "frame_scores" (K, N) float, as of `post_process_masks`.
+        One dict per frame: "masks", "scores" and "frame_scores", as of [`CVLSPipeline.stream`].
     """
-    result = _post_process(
-        processor, mask_logits, presence_logits, sizes, options.threshold, options.presence_threshold
-    )
+    found = _post_process(processor, mask_logits, presence_logits, sizes, options.threshold, options.presence_threshold)
+    masks = found["masks"]
     if options.exclusive:
-        result["masks"] = _without_overlap(processor, result["masks"], mask_logits, sizes, options.exclusive)
-    return result
-
-
-def frame_result(found: dict[str, torch.Tensor], index: int, options: MaskOptions) -> dict[str, Any]:
-    """The part of a frame's result that its masks are the source of: "masks", "scores", "frame_scores"; `found` as
-    `masks_of` returns it, on the CPU."""
-    masks = found["masks"][:, index].numpy()
-    if options.mask_format == "rle":
-        size = list(masks.shape[1:])
-        masks = [{"size": size, "counts": counts} for counts in encode_masks(masks)]
-    return {
-        "masks": masks,
-        "scores": found["scores"][:, index].tolist(),
-        "frame_scores": found["frame_scores"][:, index].tolist(),
-    }
+        masks = _without_overlap(processor, masks, mask_logits, sizes, options.exclusive)
+    masks = masks.cpu().numpy()  # masks are smaller to move than logits
+    scores, frame_scores = found["scores"].tolist(), found["frame_scores"].tolist()
+    results = []
+    for index in range(masks.shape[1]):
+        result = {
+            "masks": masks[:, index],
+            "scores": [of_sentence[index] for of_sentence in scores],
+            "frame_scores": [of_sentence[index] for of_sentence in frame_scores],
+        }
+        if options.mask_format == "rle":
+            size = list(masks.shape[2:])
+            result["masks"] = [{"size": size, "counts": counts} for counts in encode_masks(result["masks"])]
+        results.append(result)
+    return results
 
 
 def sentence_results(frames: Sequence[dict[str, Any]], sentences: Sequence[str], order: Sequence[int]) -> list[dict]:
@@ -126,7 +124,15 @@ def sentence_results(frames: Sequence[dict[str, Any]], sentences: Sequence[str],
     ]
 
 
-def _post_process(processor, mask_logits, presence_logits, sizes, threshold=0.5, presence_threshold=0.0):
+def _post_process(
+    processor,
+    mask_logits: torch.Tensor,
+    presence_logits: torch.Tensor,
+    sizes: FrameSizes,
+    threshold: float = 0.5,
+    presence_threshold: float = 0.0,
+) -> dict[str, torch.Tensor]:
+    """Logits as of `frame_results` -> "masks" (K, N, H, W), "scores" and "frame_scores" (K, N)."""
     outputs = SimpleNamespace(mask_logits=mask_logits[None], presence_logits=presence_logits[None])
     (result,) = processor.post_process_masks(outputs, [sizes.processed], [sizes.own], threshold, presence_threshold)
     return result
@@ -146,4 +152,4 @@ def _without_overlap(processor, masks, mask_logits, sizes, groups):
     return kept
 
 
-__all__ = ["FrameSizes", "MaskOptions", "frame_result", "masks_of", "sentence_results"]
+__all__ = ["FrameSizes", "MaskOptions", "frame_results", "sentence_results"]

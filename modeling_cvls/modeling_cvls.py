@@ -30,10 +30,11 @@ from .fusion_cvls import (
 from .layers_cvls import CVLSPreTrainedModel, extend_edges, freeze_what_cannot_learn, upsample
 from .loss_cvls import CVLSCriterion, CVLSLosses, CVLSTargets
 from .outputs_cvls import CVLSFusedFeatures, CVLSOutput, CVLSVideoFeatures
+from .session_mixins_cvls import SessionModelMixin
 from .vision_cvls import CVLSVision, backbone_of
 
 
-class CVLSModel(CVLSPreTrainedModel):
+class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
     """The full segmenter: frames of a clip and sentences in; for each sentence a mask in every frame, and presence.
 
     Liang, Luo, Wu, Yang, "Contrastive Video-Language Segmentation", arXiv 2109.14131.
@@ -53,6 +54,7 @@ class CVLSModel(CVLSPreTrainedModel):
         referents: (B, K, M), which instances a sentence refers to: none, one or several.
         video_features: what `get_video_features` gave for the clips, in place of `pixel_values_videos`, `frame_mask`
             and `frame_sizes`.
+        text_features: what `get_text_features` gave for the sentences, in place of `input_ids`.
         output_hidden_states, output_attentions: whether to return them, component by component; default: as the
             configuration says. Attention weights need `attn_implementation="eager"`.
         return_loss: whether to compute the losses where `referents` are given.
@@ -168,6 +170,7 @@ class CVLSModel(CVLSPreTrainedModel):
         annotated_instances: torch.BoolTensor | None = None,
         referents: torch.BoolTensor | None = None,
         video_features: CVLSVideoFeatures | None = None,
+        text_features: BaseModelOutputWithPooling | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_loss: bool = True,
@@ -179,8 +182,12 @@ class CVLSModel(CVLSPreTrainedModel):
         """
         wanted = self._wanted_states(output_hidden_states, output_attentions)
         video = self._video_features(pixel_values_videos, frame_mask, frame_sizes, video_features, wanted)
-        _check_sentences(input_ids, video)
-        text = self.get_text_features(input_ids, attention_mask, sentence_mask, **wanted, return_dict=True)
+        if (input_ids is None) == (text_features is None):
+            raise ValueError("`input_ids` (B, K, L), the sentences, are needed, or `text_features` in their place")
+        text = text_features
+        _check_same_batch(input_ids if text is None else text.pooler_output, video)
+        if text is None:
+            text = self.get_text_features(input_ids, attention_mask, sentence_mask, **wanted, return_dict=True)
         fused = self.fuse(video, text, word_mask_of(attention_mask, sentence_mask), **wanted)
         embeddings = similarity = selection = None
         if self.config.contrast_weight > 0:
@@ -421,13 +428,11 @@ def _targets(
     )
 
 
-def _check_sentences(input_ids: torch.Tensor | None, video: CVLSVideoFeatures) -> None:
-    if input_ids is None:
-        raise ValueError("`input_ids` (B, K, L) are needed: the sentences of each clip")
+def _check_same_batch(sentences: torch.Tensor, video: CVLSVideoFeatures) -> None:
     clips = video.last_hidden_state.shape[0]
-    if input_ids.shape[0] != clips:
+    if sentences.shape[0] != clips:
         raise ValueError(
-            f"`input_ids` is of {input_ids.shape[0]} clips and the video of {clips}; both start with the batch: (B, K, "
+            f"`input_ids` is of {sentences.shape[0]} clips and the video of {clips}; both start with the batch: (B, K, "
             "L) and `pixel_values_videos` (B, T, 3, H, W)"
         )
 

@@ -10,11 +10,16 @@ import torch
 from tqdm.auto import tqdm
 from transformers.pipelines.base import ChunkPipeline
 
+from .configuration_cvls import CVLSConfig
+from .encoding_cvls import SentenceLogits, WindowEncoder, forget
+from .features_cvls import CacheOptions
 from .frame_reader_cvls import FrameReader
 from .hub_cvls import push_card
-from .masks_cvls import FrameSizes, MaskOptions, frame_result, masks_of, sentence_results
+from .live_cvls import CVLSLive, LiveOptions
+from .masks_cvls import MaskOptions, frame_results, sentence_results
 from .selection_cvls import FrameSelection, read_windows, select_frames, without_missing
-from .windows_cvls import LogitBlender, Window, plan_windows
+from .session_cvls import CVLSVideoSession, is_saved_session
+from .windows_cvls import Window, plan_windows
 
 Video = str | Path | bytes | np.ndarray | torch.Tensor | list | FrameReader
 
@@ -34,25 +39,6 @@ class _Request:
     windows: list[list[Window]]
     options: MaskOptions
     progress: bool
-
-
-@dataclass(frozen=True)
-class _WindowBatch:
-    """Windows that go through the model together.
-
-    Attributes:
-        windows: N of them, of equal length T.
-        pixel_values: (N, T, 3, h, w), on the CPU.
-        text: the model's arguments for the sentences, of one clip.
-        sizes: of the frames.
-        pictures: position -> frame, uint8 (H, W, 3), of those that no earlier batch had.
-    """
-
-    windows: list[Window]
-    pixel_values: torch.Tensor
-    text: dict[str, torch.Tensor]
-    sizes: FrameSizes
-    pictures: dict[int, np.ndarray]
 
 
 class CVLSPipeline(ChunkPipeline):
@@ -108,12 +94,12 @@ class CVLSPipeline(ChunkPipeline):
                 tensor (T, H, W, 3) or (T, 3, H, W) in RGB, a list of the frames as PIL images or encoded images (bytes
                 or paths), or a `FrameReader`. With a list of lists of sentences: a list of as many videos.
             sentences: one sentence or several; for several videos, a list of sentences each.
-            batch_size (`int`, 1): so many windows go through the model together. Changes the speed and the memory.
-            video_fps (`float`, as the file says): frames a second of the video.
+            batch_size (`int`, 1): this many windows go through the model together. Changes the speed and the memory.
+            video_fps (`float`, as the file says): frames per second of the video.
             on_damage (`str`, "keep"): what to do where some frames of an encoded video cannot be decoded: "keep" leaves
                 them out with a warning, "error" refuses the video. A `FrameReader` brings its own.
             start, end (`float`, the whole video): only the frames from `start` on and before `end`, in seconds.
-            fps (`float`, all frames): go through so many frames a second, evenly spaced; at most the video's own.
+            fps (`float`, all frames): go through this many frames per second, evenly spaced; at most the video's own.
             frame_indices (`list[int]`, all frames): the frames (0-based) to return, in this order; only the windows
                 that hold them are computed. Not together with `start`, `end` and `fps`.
             window (`int`, `model.config.num_frames`): frames of a window. The model knows no upper bound; memory does.
@@ -129,7 +115,7 @@ class CVLSPipeline(ChunkPipeline):
             progress (`bool`, False): show a bar over the windows, where there are several.
 
         Returns:
-            One dict a sentence: "sentence"; "score", the largest presence probability of the frames returned;
+            One dict per sentence: "sentence"; "score", the largest presence probability of the frames returned;
             "masks", bool array (T, H, W) at the video's own size, or a list of T RLEs; "frame_indices", list of the T
             frames; "frame_scores", list of T floats: presence probability times the mean probability inside the mask, 0
             for an empty mask; "missing_frames", list of the frames that could not be decoded and are left out. For
@@ -168,8 +154,8 @@ class CVLSPipeline(ChunkPipeline):
             return_frames (`bool`, False): give the decoded frames too.
 
         Returns:
-            An iterator over dicts, one a frame: "frame_index"; "time", in seconds, None where the frames a second are
-            not known; "masks", bool array (K, H, W), or a list of K RLEs; "scores", list of K presence probabilities;
+            An iterator over dicts, one per frame: "frame_index"; "time" in seconds, None where it is not known;
+            "masks", bool array (K, H, W), or a list of K RLEs; "scores", list of K presence probabilities;
             "frame_scores", list of K floats as for the call; with `return_frames`, "frame", uint8 (H, W, 3). With
             `frame_indices`, each of these frames comes once.
 
@@ -179,6 +165,69 @@ class CVLSPipeline(ChunkPipeline):
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
         return self._results(self._check(video, sentences, batch_size, video_fps, kwargs))
 
+    def open(
+        self,
+        video: Video,
+        cache: str = "cpu",
+        dtype: torch.dtype | None = torch.float16,
+        max_memory: int | str | None = "4GB",
+        video_fps: float | None = None,
+        **kwargs,
+    ) -> CVLSVideoSession:
+        """Decodes and encodes a video once, so that sentences can be asked at any time for their own share of the cost.
+
+        Args:
+            video: as for the call, or the folder of a session that was saved.
+            cache, dtype, max_memory: where the features are kept, as [`CacheOptions`].
+            video_fps, on_damage, start, end, fps, window, overlap, progress: as for the call; not of a saved session.
+
+        Returns:
+            A [`CVLSVideoSession`] with `ask`, `stream` and `save`.
+
+        Raises:
+            as the call; ValueError too where a saved session belongs to another checkpoint.
+        """
+        options, given = CacheOptions(cache, dtype, max_memory), {**self._preprocess_params, **kwargs}
+        unknown = set(kwargs) - {"on_damage", "start", "end", "fps", "window", "overlap", "progress"}
+        if unknown:
+            raise TypeError(f"unknown argument {', '.join(sorted(unknown))} for opening a video")
+        if is_saved_session(video):
+            if kwargs or video_fps is not None:
+                raise ValueError(f"{video} is a saved session, whose frames and windows are chosen already")
+            return CVLSVideoSession.load(video, self.model, self.processor, options)
+        reader = _open_reader(video, video_fps, given.get("on_damage", "keep"))
+        selection = select_frames(reader, **{name: given.get(name) for name in ("start", "end", "fps")})
+        session = CVLSVideoSession(
+            self.processor, selection, reader, *_window_of(self.model.config, given), options, self.model
+        )
+        session.encode(given.get("progress", False))
+        return session
+
+    def live(
+        self, sentences: str | list[str], fps: float | None = None, look_ahead: int | None = None, **kwargs
+    ) -> CVLSLive:
+        """Segments a stream while it comes.
+
+        Args:
+            sentences: one or several; they may be changed on the way.
+            fps: take this many frames per second, evenly spaced; default: all that come.
+            look_ahead: the latency in frames, as [`LiveOptions`]; default: a window less one, as of a file.
+            window, overlap, threshold, presence_threshold, exclusive, mask_format, return_frames: as for `stream`.
+
+        Returns:
+            A [`CVLSLive`] with `push` for single frames, and `run` for a camera, a URL or an iterable.
+
+        Raises:
+            TypeError, ValueError: as the call.
+        """
+        preprocess, masks, _ = self._sanitize_parameters(**kwargs)
+        if preprocess.keys() - {"window", "overlap"}:
+            raise TypeError(f"a live stream takes no {', '.join(sorted(preprocess.keys() - {'window', 'overlap'}))}")
+        window, overlap = _window_of(self.model.config, {**self._preprocess_params, **preprocess})
+        options = LiveOptions(fps, window, overlap, window - 1 if look_ahead is None else look_ahead)
+        masks = MaskOptions(**{**self._forward_params, **masks})
+        return CVLSLive(self.model, self.processor, sentences, options, masks)
+
     def _check(
         self, video: Video, sentences: list[str], batch_size: int | None, video_fps: float | None, given: dict
     ) -> _Request:
@@ -186,46 +235,31 @@ class CVLSPipeline(ChunkPipeline):
         preprocess, masks = {**self._preprocess_params, **preprocess}, {**self._forward_params, **masks}
         if batch_size is None:
             batch_size = 1 if self._batch_size is None else self._batch_size
-        if not isinstance(video, FrameReader) or video_fps is not None:
-            video = FrameReader(video, video_fps, preprocess.get("on_damage", "keep"))
-        reader = video
+        reader = _open_reader(video, video_fps, preprocess.get("on_damage", "keep"))
         if not all(isinstance(sentence, str) for sentence in sentences):
             raise ValueError(f"the sentences of a video are a string or a list of strings, not {sentences!r}")
         text = self.processor(text=sentences)
         selection = select_frames(reader, **{name: preprocess.get(name) for name in SELECTION})
-        window, overlap = preprocess.get("window"), preprocess.get("overlap")
-        window = self.model.config.num_frames if window is None else window
-        overlap = window // 4 if overlap is None else overlap
-        windows = plan_windows(len(selection.frames), window, overlap, selection.wanted, batch_size)
+        windows = plan_windows(
+            len(selection.frames), *_window_of(self.model.config, preprocess), selection.wanted, batch_size
+        )
         return _Request(reader, text, selection, windows, MaskOptions(**masks), preprocess.get("progress", False))
 
-    def preprocess(self, request: _Request) -> Iterator[_WindowBatch]:
-        prepared: dict[int, torch.Tensor] = {}  # frames that a window to come needs
-        for windows, pictures in read_windows(request.reader, request.selection.frames, request.windows):
-            frames = np.stack(list(pictures.values()))
-            clip = self.processor(videos=frames)
-            prepared.update(zip(pictures, clip["pixel_values_videos"][0], strict=True))
-            values = [torch.stack([prepared[position] for position in window.positions]) for window in windows]
-            sizes = FrameSizes(tuple(clip["frame_sizes"][0].tolist()), frames.shape[1:3])
-            yield _WindowBatch(windows, torch.stack(values), request.text, sizes, pictures)
-            prepared = {position: prepared[position] for position in prepared if position >= windows[0].complete}
+    def preprocess(self, request: _Request) -> Iterator[tuple[Sequence[Window], dict[int, np.ndarray]]]:
+        return read_windows(request.reader, request.selection.frames, request.windows)
 
     def _forward(
-        self, batch: _WindowBatch, blender: LogitBlender, options: MaskOptions
-    ) -> tuple[Sequence[int], dict[str, torch.Tensor]]:
-        pixel_values, number = batch.pixel_values.to(self.device, self.model.dtype), len(batch.windows)
-        outputs = self.model(
-            pixel_values_videos=pixel_values,
-            frame_mask=torch.ones(pixel_values.shape[:2], dtype=torch.bool, device=self.device),
-            frame_sizes=torch.tensor([batch.sizes.processed] * number, device=self.device),
-            **{name: value.to(self.device).expand(number, *value.shape[1:]) for name, value in batch.text.items()},
-        )
-        for index, window in enumerate(batch.windows):
-            blender.add(window, outputs.mask_logits[index], outputs.presence_logits[index])
-        positions, *logits = blender.take(batch.windows[0].complete)
-        # Here, on the model's device: masks are smaller to move than logits.
-        found = masks_of(self.processor, *logits, batch.sizes, options) if positions else {}
-        return positions, {name: value.cpu() for name, value in found.items()}
+        self,
+        step: tuple[Sequence[Window], dict[int, np.ndarray]],
+        encoder: WindowEncoder,
+        sentences: SentenceLogits,
+        options: MaskOptions,
+    ) -> list[tuple[int, dict[str, Any]]]:
+        windows, pictures = step
+        encoder.add(pictures)
+        positions, *logits = sentences.add(encoder.encode(windows))
+        results = frame_results(self.processor, *logits, encoder.sizes, options) if positions else []
+        return list(zip(positions, results, strict=True))
 
     def postprocess(
         self, results: Iterator[dict[str, Any]], sentences: list[str], order: list[int]
@@ -237,26 +271,35 @@ class CVLSPipeline(ChunkPipeline):
         return without_missing(self._results_with_substitutes(request), request.reader)
 
     def _results_with_substitutes(self, request: _Request) -> Iterator[dict[str, Any]]:
-        blender, options = LogitBlender(), request.options
-        pictures: dict[int, np.ndarray] = {}  # of frames whose masks are not complete
+        encoder, sentences = WindowEncoder(self.model, self.processor), SentenceLogits(self.model, request.text)
+        waiting: dict[int, np.ndarray] = {}  # frames whose masks are not complete, where they are asked for
         hidden = not request.progress or len(request.windows) == 1
         total = sum(map(len, request.windows))
         with tqdm(total=total, desc="segmenting", unit="window", disable=hidden) as bar:
-            for batch in self.preprocess(request):
-                if options.return_frames:
-                    pictures.update(batch.pictures)
-                positions, found = self.forward(batch, blender=blender, options=options)
-                for index, position in enumerate(positions):
-                    result = {
-                        "frame_index": int(request.selection.frames[position]),
-                        "time": request.selection.time_of(position),
-                        **frame_result(found, index, options),
-                    }
-                    if options.return_frames:
-                        result["frame"] = pictures[position]
+            for windows, pictures in self.preprocess(request):
+                if request.options.return_frames:
+                    waiting.update(pictures)
+                step = windows, pictures
+                for position, result in self.forward(
+                    step, encoder=encoder, sentences=sentences, options=request.options
+                ):
+                    result = {**request.selection.frame(position), **result}
+                    if request.options.return_frames:
+                        result["frame"] = waiting[position]
                     yield result
-                pictures = {p: picture for p, picture in pictures.items() if p >= batch.windows[0].complete}
-                bar.update(len(batch.windows))
+                forget(waiting, windows[-1].complete)
+                bar.update(len(windows))
+
+
+def _open_reader(video: Video, fps: float | None, on_damage: str) -> FrameReader:
+    return video if isinstance(video, FrameReader) and fps is None else FrameReader(video, fps, on_damage)
+
+
+def _window_of(config: CVLSConfig, given: dict) -> tuple[int, int]:
+    """Frames of a window, and those that it shares with the next one."""
+    window, overlap = given.get("window"), given.get("overlap")
+    window = config.num_frames if window is None else window
+    return window, window // 4 if overlap is None else overlap
 
 
 __all__ = ["CVLSPipeline"]

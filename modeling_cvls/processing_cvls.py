@@ -8,8 +8,10 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .session_mixins_cvls import SessionProcessorMixin
 
-class CVLSProcessor(ProcessorMixin):
+
+class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
     """Prepares clips with their sentences for the model and turns its output back into masks.
 
     Args:

@@ -30,9 +30,10 @@ class FrameSelection:
     order: list[int]
     times: np.ndarray | None = None
 
-    def time_of(self, position: int) -> float | None:
-        """The time in seconds of the frame at a position."""
-        return None if self.times is None else float(self.times[position])
+    def frame(self, position: int) -> dict[str, int | float | None]:
+        """The part of a frame's result that says which one it is: "frame_index" and "time"."""
+        time = None if self.times is None else float(self.times[position])
+        return {"frame_index": int(self.frames[position]), "time": time}
 
 
 def select_frames(

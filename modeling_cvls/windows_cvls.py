@@ -15,7 +15,8 @@ class Window:
         start, stop: the first position and the one after the last.
         wanted: (N,) int, the positions in it whose results are asked for, increasing.
         weights: (N,) float, how much this window's logits count at those positions.
-        complete: no later window has positions below this one, so that their results are complete.
+        complete: below this position results are complete: no later window counts for them.
+        needed: no later window holds positions below this one, though it may hold some whose results are complete.
     """
 
     start: int
@@ -23,6 +24,7 @@ class Window:
     wanted: np.ndarray
     weights: np.ndarray
     complete: int
+    needed: int
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -43,6 +45,14 @@ def fade(length: int) -> np.ndarray:
     return np.minimum(np.arange(length) + 1, length - np.arange(length))
 
 
+def check_window(window: int, overlap: int) -> None:
+    """Raises a ValueError where there are no such windows."""
+    if window < 1:
+        raise ValueError(f"window is a number of at least 1, not {window}")
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap is a number from 0 to below the window of {window} frames, not {overlap}")
+
+
 def plan_windows(
     num_positions: int, window: int, overlap: int, wanted: np.ndarray | None = None, batch_size: int = 1
 ) -> list[list[Window]]:
@@ -56,16 +66,14 @@ def plan_windows(
         window: positions of a window, at least 1.
         overlap: from 0 to below `window`.
         wanted: the positions whose results are asked for, increasing; default: all.
-        batch_size: this many windows go through the model together. `complete` is that of the whole batch.
+        batch_size: this many windows go through the model together; `complete` and `needed` are the whole batch's.
 
     Raises:
         ValueError: a number is outside these bounds.
     """
-    for name, value in (("window", window), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} is a number of at least 1, not {value}")
-    if not 0 <= overlap < window:
-        raise ValueError(f"overlap is a number from 0 to below the window of {window} frames, not {overlap}")
+    check_window(window, overlap)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is a number of at least 1, not {batch_size}")
     last = max(0, num_positions - window)
     starts = [*range(0, last, window - overlap), last]
     window = min(window, num_positions)
@@ -84,25 +92,72 @@ def plan_windows(
         for start in batch:
             positions = start + np.flatnonzero(is_wanted[start : start + window])
             weights = ramp[positions - start] / total[positions]
-            batches[-1].append(Window(start, start + window, positions, weights, complete))
+            batches[-1].append(Window(start, start + window, positions, weights, complete, needed=complete))
     return batches
+
+
+class LiveWindows:
+    """Windows over a sequence that grows, and whose end is not known.
+
+    A window ends at every `hop`-th position. A position's result is complete when `look_ahead` more positions have
+    come, at the latest; all windows that have ended by then and hold it count. With the largest look-ahead, `window` -
+    1, these are the windows of `plan_windows`.
+
+    Args:
+        window: positions of a window; the first windows may be shorter.
+        overlap: positions that a window shares with the next one, where the look-ahead allows it.
+        look_ahead: from 0 to `window` - 1.
+
+    Raises:
+        ValueError: a number is outside these bounds.
+    """
+
+    def __init__(self, window: int, overlap: int, look_ahead: int):
+        check_window(window, overlap)
+        if not 0 <= look_ahead < window:
+            raise ValueError(
+                f"look_ahead is a number of frames from 0 to below the window of {window} frames, not {look_ahead}"
+            )
+        self.window, self.look_ahead = window, look_ahead
+        self.hop = min(window - overlap, look_ahead + 1)
+        self._length = self._complete = self._stop = 0
+        self._due = look_ahead + 1  # the length at which the next window ends
+
+    def push(self) -> Window | None:
+        """One more position; the window that ends there, if one does."""
+        self._length += 1
+        if self._length < self._due:
+            return None
+        self._due += self.hop
+        return self._window(complete=self._due - 1 - self.look_ahead)
+
+    def close(self) -> Window | None:
+        """No more positions come; the last window, if positions came after the last one. Then all is complete."""
+        return None if self._stop == self._length else self._window(complete=self._length)
+
+    def _window(self, complete: int) -> Window:
+        stop, start = self._length, max(0, self._length - self.window)
+        wanted = np.arange(max(start, self._complete), stop)
+        self._complete, self._stop = complete, stop
+        weights = fade(stop - start)[wanted - start].astype(float)
+        return Window(start, stop, wanted, weights, complete, needed=max(0, stop + 1 - self.window))
 
 
 class LogitBlender:
     """Weighted means of windows' logits; holds only positions that have not got all their windows yet."""
 
     def __init__(self):
-        self._sums: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._sums: dict[int, tuple[float, torch.Tensor, torch.Tensor]] = {}
 
     def add(self, window: Window, mask_logits: torch.Tensor, presence_logits: torch.Tensor) -> None:
         """Adds what a window says of all its positions: mask_logits (K, T, h, w), presence_logits (K,)."""
         weights = torch.from_numpy(window.weights).float().to(mask_logits.device)
         mask_logits = mask_logits[:, window.offsets].float() * weights[:, None, None]
         presence_logits = presence_logits[:, None].float() * weights
-        for index, position in enumerate(window.wanted.tolist()):
-            new = mask_logits[:, index], presence_logits[:, index]
+        for index, (position, weight) in enumerate(zip(window.wanted.tolist(), window.weights.tolist(), strict=True)):
+            new = weight, mask_logits[:, index], presence_logits[:, index]
             sums = self._sums.get(position)
-            self._sums[position] = new if sums is None else (sums[0] + new[0], sums[1] + new[1])
+            self._sums[position] = new if sums is None else tuple(a + b for a, b in zip(sums, new, strict=True))
 
     def take(self, below: int) -> tuple[Sequence[int], torch.Tensor | None, torch.Tensor | None]:
         """Removes the N positions below `below`: the positions in order, mask logits (K, N, h, w) and presence logits
@@ -110,8 +165,10 @@ class LogitBlender:
         positions = sorted(position for position in self._sums if position < below)
         if not positions:
             return [], None, None
-        mask_logits, presence_logits = zip(*(self._sums.pop(position) for position in positions), strict=True)
-        return positions, torch.stack(mask_logits, dim=1), torch.stack(presence_logits, dim=1)
+        weights, mask_logits, presence_logits = zip(*(self._sums.pop(p) for p in positions), strict=True)
+        weights = torch.tensor(weights, device=mask_logits[0].device)
+        mask_logits, presence_logits = torch.stack(mask_logits, dim=1), torch.stack(presence_logits, dim=1)
+        return positions, mask_logits / weights[:, None, None], presence_logits / weights
 
 
-__all__ = ["LogitBlender", "Window", "fade", "plan_windows"]
+__all__ = ["LiveWindows", "LogitBlender", "Window", "check_window", "fade", "plan_windows"]

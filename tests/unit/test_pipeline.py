@@ -1,6 +1,7 @@
 import io
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from pycocotools import mask as rle_ops
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from factories import SHARED
@@ -45,29 +47,47 @@ def presence_of(start):
     return torch.tensor([3.0, (start - 4.5) / 2])
 
 
+class FakeVision(torch.nn.Module):
+    """Features of a frame are its number, read off its brightness (frame f is gray of 12 f)."""
+
+    def get_frame_features(self, pixel_values_videos):
+        red = pixel_values_videos[:, :, 0].float().mean((2, 3)) * 0.229 + 0.485
+        numbers = (red * 255 / 12).round().to(pixel_values_videos.dtype)[..., None, None, None]
+        return SimpleNamespace(pixel_features=numbers, token_features=numbers)
+
+    def get_motion_features(self, pixel_features):
+        return torch.zeros_like(pixel_features)
+
+    def get_window_features(self, token_features, motion_features):
+        return SimpleNamespace(last_hidden_state=token_features + motion_features)
+
+
 class FakeSegmenter(PreTrainedModel):
-    """Reads the number of each frame off its brightness (frame f is gray of 12 f), and answers with `logits_of` and
-    `presence_of` the window's first frame."""
+    """Answers with `logits_of` and `presence_of` the window's first frame."""
 
     config_class = FakeConfig
 
     def __init__(self, config):
         super().__init__(config)
         self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.vision = FakeVision()
         self.calls = []
 
-    def forward(self, pixel_values_videos, frame_mask, frame_sizes, input_ids, attention_mask, sentence_mask):
-        assert frame_mask.all() and sentence_mask.all() and attention_mask.any()
+    def get_text_features(self, input_ids, attention_mask, sentence_mask):
+        assert sentence_mask.all() and attention_mask.any()
+        return BaseModelOutputWithPooling(input_ids[..., None], input_ids[..., 1:2])
+
+    def forward(self, video_features, text_features, attention_mask):
         mask_logits, presence_logits = [], []
-        for clip, ids in zip(pixel_values_videos, input_ids, strict=True):
-            red = clip[:, 0].float().mean((1, 2)) * 0.229 + 0.485
-            numbers = (red * 255 / 12).round().int().tolist()
+        pixels, tokens = video_features.pixel_features, video_features.last_hidden_state
+        assert (pixels == tokens).all() and len(attention_mask) == len(pixels)
+        for clip, ids in zip(pixels, text_features.pooler_output, strict=True):
+            numbers = clip.flatten().int().tolist()
             self.calls.append(numbers)
-            sentences = ids[:, 1] - 2
+            sentences = ids[:, 0] - 2
             mask_logits.append(torch.stack([logits_of(numbers[0], number) for number in numbers], dim=1)[sentences])
             presence_logits.append(presence_of(numbers[0])[sentences])
-        dtype = pixel_values_videos.dtype
-        return FakeOutput(torch.stack(mask_logits).to(dtype), torch.stack(presence_logits).to(dtype))
+        return FakeOutput(torch.stack(mask_logits).to(self.dtype), torch.stack(presence_logits).to(self.dtype))
 
 
 def numbered_frames(num_frames, size=SIZE):

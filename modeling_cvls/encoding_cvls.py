@@ -1,0 +1,128 @@
+"""Frames to features, each frame once, and features with sentences to logits, window by window.
+
+A window's motion features and its temporal attention are its own. The motion of its first and of its last frame looks
+at one neighbor only, as in training, so that a window of a long video gives what the same frames alone would give.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .masks_cvls import FrameSizes
+from .outputs_cvls import CVLSVideoFeatures
+from .windows_cvls import LogitBlender, Window
+
+
+@dataclass(frozen=True)
+class EncodedWindows:
+    """Windows of equal length and their features, on the model's device.
+
+    Attributes:
+        windows: N of them, of T frames each.
+        pixel_features: (N, T, pixel_size, H/4, W/4).
+        token_features: (N, T, h, w, hidden_size), after temporal attention.
+        sizes: those of the frames.
+    """
+
+    windows: Sequence[Window]
+    pixel_features: torch.Tensor
+    token_features: torch.Tensor
+    sizes: FrameSizes
+
+
+class WindowEncoder:
+    """Encodes frames once, and keeps their features as long as a window may need them."""
+
+    def __init__(self, model, processor):
+        self.model, self.processor = model, processor
+        self.sizes: FrameSizes | None = None
+        self._pixels: dict[int, torch.Tensor] = {}
+        self._tokens: dict[int, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, pictures: dict[int, np.ndarray]) -> None:
+        """Encodes frames, each by itself.
+
+        Args:
+            pictures: position -> uint8 (H, W, 3).
+
+        Raises:
+            ValueError: the frames differ in size from the earlier ones.
+        """
+        if not pictures:
+            return
+        frames = np.stack(list(pictures.values()))
+        clip = self.processor(videos=frames)
+        sizes = FrameSizes(tuple(clip["frame_sizes"][0].tolist()), frames.shape[1:3])
+        if self.sizes not in (None, sizes):
+            raise ValueError(
+                f"a frame is {sizes.own[0]} x {sizes.own[1]} pixels (height x width), those before it are "
+                f"{self.sizes.own[0]} x {self.sizes.own[1]}; all frames of a video must be of one size"
+            )
+        self.sizes = sizes
+        values = clip["pixel_values_videos"].to(self.model.device, self.model.dtype)
+        features = self.model.vision.get_frame_features(values)
+        self._pixels.update(zip(pictures, features.pixel_features[0], strict=True))
+        self._tokens.update(zip(pictures, features.token_features[0], strict=True))
+
+    @torch.no_grad()
+    def encode(self, windows: Sequence[Window]) -> EncodedWindows:
+        """The features of windows whose frames were added; frames that are not needed any more are forgotten."""
+        pixels, tokens = stack(self._pixels, windows), stack(self._tokens, windows)
+        motion = self.model.vision.get_motion_features(pixels)
+        tokens = self.model.vision.get_window_features(tokens, motion).last_hidden_state
+        forget(self._pixels, windows[-1].needed)
+        forget(self._tokens, windows[-1].needed)
+        return EncodedWindows(windows, pixels, tokens, self.sizes)
+
+
+class SentenceLogits:
+    """The logits of sentences in the frames of a video; each sentence is encoded once."""
+
+    @torch.no_grad()
+    def __init__(self, model, text: dict[str, torch.Tensor]):
+        """`text`: what the processor makes of the K sentences."""
+        self.model = model
+        text = {name: value.to(model.device) for name, value in text.items()}
+        self._attention_mask = text["attention_mask"]
+        self._text = model.get_text_features(**text)
+        self._blender = LogitBlender()
+
+    @torch.no_grad()
+    def add(self, encoded: EncodedWindows) -> tuple[Sequence[int], torch.Tensor | None, torch.Tensor | None]:
+        """Takes windows in; returns what is complete then, as [`LogitBlender.take`]."""
+        number = len(encoded.windows)
+        outputs = self.model(
+            video_features=CVLSVideoFeatures(
+                last_hidden_state=encoded.token_features, pixel_features=encoded.pixel_features
+            ),
+            text_features=BaseModelOutputWithPooling(
+                last_hidden_state=self._text.last_hidden_state.expand(number, -1, -1, -1),
+                pooler_output=self._text.pooler_output.expand(number, -1, -1),
+            ),
+            attention_mask=self._attention_mask.expand(number, -1, -1),
+        )
+        for index, window in enumerate(encoded.windows):
+            self._blender.add(window, outputs.mask_logits[index], outputs.presence_logits[index])
+        return self.take(encoded.windows[-1].complete)
+
+    def take(self, below: int) -> tuple[Sequence[int], torch.Tensor | None, torch.Tensor | None]:
+        """What lies before a position, as [`LogitBlender.take`]."""
+        return self._blender.take(below)
+
+
+def stack(features: dict[int, torch.Tensor], windows: Iterable[Window]) -> torch.Tensor:
+    """Features of positions (...) -> those of N windows of T positions, (N, T, ...)."""
+    return torch.stack([torch.stack([features[position] for position in window.positions]) for window in windows])
+
+
+def forget(features: dict[int, object], below: int) -> None:
+    """Removes the positions below `below`."""
+    for position in [position for position in features if position < below]:
+        del features[position]
+
+
+__all__ = ["EncodedWindows", "SentenceLogits", "WindowEncoder", "forget", "stack"]

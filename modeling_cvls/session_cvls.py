@@ -1,0 +1,374 @@
+"""A video is encoded once; then sentences can be asked about it at any time, at a sentence's share of the cost."""
+
+import hashlib
+import json
+import shutil
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers.utils import ModelOutput
+
+from .encoding_cvls import EncodedWindows, SentenceLogits, WindowEncoder, forget, stack
+from .features_cvls import CacheOptions, FeatureStore
+from .frame_reader_cvls import FrameReader
+from .masks_cvls import FrameSizes, MaskOptions, frame_results, sentence_results
+from .selection_cvls import FrameSelection, read_windows, without_missing
+from .windows_cvls import plan_windows
+
+INDEX = "session.json"
+FORMAT = "cvls-session-1"
+
+
+@dataclass
+class CVLSFrameOutput(ModelOutput):
+    """What `CVLSModel.propagate_in_video_iterator` gives of a frame.
+
+    Args:
+        frame_idx: the number of the frame in the video, 0-based.
+        mask_logits: (K, H/4, W/4) of the K sentences, on the grid of the frame as the model got it.
+        presence_logits: (K,) logits of "this frame contains a referent of this sentence".
+    """
+
+    frame_idx: int | None = None
+    mask_logits: torch.FloatTensor | None = None
+    presence_logits: torch.FloatTensor | None = None
+
+
+class CVLSVideoSession:
+    """A video and its features, as [`CVLSPipeline.open`] and `CVLSProcessor.init_video_session` make it.
+
+    The features are those of the windows that [`CVLSPipeline`] goes through: of each frame the pixel features, of each
+    window the tokens after temporal attention. They are computed once, in the order of time, and kept as `cache` says.
+    A context manager: at its end memory and temporary files are given back.
+
+    Attributes:
+        selection: the frames that are gone through.
+        sizes: (height, width) of the frames, as the model gets them and their own; None before the first is encoded.
+        store: the features.
+        prompts: the sentences that `CVLSProcessor.add_text_prompt` added.
+    """
+
+    def __init__(
+        self,
+        processor,
+        selection: FrameSelection,
+        reader: FrameReader | None = None,
+        window: int | None = None,
+        overlap: int | None = None,
+        cache: CacheOptions | None = None,
+        model=None,
+    ):
+        self.processor, self.selection, self.reader = processor, selection, reader
+        self.sizes: FrameSizes | None = None
+        self.prompts: list[str] = []
+        self._window, self._overlap = window, overlap
+        self.store = FeatureStore(cache or CacheOptions())
+        self._steps: Iterator[None] | None = None
+        self._closed = False
+        self._missing: list[int] = []  # of a saved session
+        self.model = None
+        if model is not None:
+            self.bind(model)
+
+    def bind(self, model) -> None:
+        """The model that encodes and answers; one for the whole life of the session."""
+        if self.model is not None:
+            if self.model is not model:
+                raise ValueError("the features of this session are those of another model: open the video again")
+            return
+        self.model = model
+        if self._window is None:
+            self._window = model.config.num_frames
+        if self._overlap is None:
+            self._overlap = self._window // 4
+        self._windows = [window for (window,) in plan_windows(len(self), self._window, self._overlap)]
+        self._stops = [window.stop for window in self._windows]
+
+    def __len__(self) -> int:
+        """The number of frames that are gone through."""
+        return len(self.selection.frames)
+
+    @property
+    def missing_frames(self) -> list[int]:
+        """The numbers of frames that could not be decoded; they have no results."""
+        return self._missing if self.reader is None else self.reader.missing_frames
+
+    @property
+    def num_bytes_in_memory(self) -> int:
+        """Bytes of the features that are kept in memory; the others are on disk."""
+        return self.store.num_bytes_in_memory
+
+    def encode(self, progress: bool = False) -> None:
+        """Encodes what is not encoded yet, so that sentences cost their own share only.
+
+        Raises:
+            ValueError: a frame cannot be decoded. What was encoded before is kept.
+        """
+        self._check_ready()
+        hidden = not progress or len(self.store) == len(self._windows)
+        with tqdm(
+            total=len(self._windows), initial=len(self.store), desc="encoding", unit="window", disable=hidden
+        ) as bar:
+            for index in range(len(self.store), len(self._windows)):
+                self._encode_to(index)
+                bar.update()
+
+    def ask(self, sentences: str | list[str], **kwargs) -> list[dict[str, Any]]:
+        """Segments what each sentence refers to, from the features.
+
+        Args:
+            sentences: one sentence or several.
+            frame_indices (`list[int]`, all frames gone through): frames of the video to return, in this order.
+            batch_size (`int`, 1): this many windows go through the model together.
+            threshold, presence_threshold, exclusive, mask_format, progress: as for [`CVLSPipeline.__call__`].
+
+        Returns:
+            One dict per sentence, as [`CVLSPipeline.__call__`].
+
+        Raises:
+            TypeError, ValueError: as [`CVLSPipeline.__call__`].
+        """
+        sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+        order = kwargs.get("frame_indices")
+        order = self.selection.order if order is None else list(order)
+        results = self.stream(sentences, **{**kwargs, "return_frames": False})
+        found = sentence_results(results, sentences, order)
+        return [{**result, "missing_frames": self.missing_frames} for result in found]
+
+    def stream(
+        self,
+        sentences: str | list[str],
+        frame_indices: Sequence[int] | None = None,
+        batch_size: int = 1,
+        progress: bool = False,
+        **kwargs,
+    ) -> Iterator[dict[str, Any]]:
+        """The same, frame by frame as they are done, in the order of time.
+
+        Args:
+            sentences, frame_indices, batch_size, progress and all others: as for `ask`.
+            return_frames (`bool`, False): give the frames too, which decodes them again.
+
+        Returns:
+            An iterator over dicts, one per frame, as [`CVLSPipeline.stream`].
+        """
+        unknown = set(kwargs) - {field.name for field in fields(MaskOptions)}
+        if unknown:
+            raise TypeError(f"unknown argument {', '.join(sorted(unknown))}")
+        self._check_ready()
+        options = MaskOptions(**kwargs)
+        if options.return_frames and self.reader is None:
+            raise ValueError("a saved session holds features and no frames: open the video for return_frames")
+        sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+        text = self.processor(text=sentences)
+        wanted = self._positions(frame_indices)
+        batches = plan_windows(len(self), self._window, self._overlap, wanted, batch_size)
+        results = self._results(self._logits(text, batches, progress), wanted, options)
+        if self.reader is not None:
+            return without_missing(results, self.reader)
+        return (result for result in results if result["frame_index"] not in self._missing)
+
+    def logits(self, first: int = 0, number: int | None = None, progress: bool = False) -> Iterator[CVLSFrameOutput]:
+        """The logits of the prompts, for `number` frames (default: all) from position `first` on."""
+        self._check_ready()
+        if not self.prompts:
+            raise ValueError("there is no prompt yet: add one with processor.add_text_prompt(session, text)")
+        stop = len(self) if number is None else min(len(self), first + number)
+        if not 0 <= first < stop:
+            raise ValueError(f"the frames to go through start from 0 to {len(self) - 1}, at least one, not at {first}")
+        batches = plan_windows(len(self), self._window, self._overlap, np.arange(first, stop))
+        for positions, masks, presence in self._logits(self.processor(text=self.prompts), batches, progress):
+            for index, position in enumerate(positions):
+                frame = int(self.selection.frames[position])
+                if frame not in self.missing_frames:
+                    yield CVLSFrameOutput(frame, masks[:, index], presence[:, index])
+
+    def _check_ready(self) -> None:
+        if self.model is None:
+            raise ValueError("this session has no model yet: model.propagate_in_video_iterator(session) gives it one")
+        if self._closed:
+            raise ValueError("this session is closed: open the video again")
+
+    def _results(self, logits, wanted: np.ndarray, options: MaskOptions) -> Iterator[dict[str, Any]]:
+        frames = self.reader.frames(self.selection.frames[wanted]) if options.return_frames else None
+        for positions, mask_logits, presence_logits in logits:
+            results = frame_results(self.processor, mask_logits, presence_logits, self.sizes, options)
+            for position, result in zip(positions, results, strict=True):
+                result = {**self.selection.frame(position), **result}
+                if frames is not None:
+                    result["frame"] = next(frames)
+                yield result
+
+    def _logits(self, text: dict[str, torch.Tensor], batches, progress: bool):
+        """Positions and their logits, as [`LogitBlender.take`], where there are any."""
+        sentences = SentenceLogits(self.model, text)
+        pixels: dict[int, torch.Tensor] = {}  # of frames that a window to come needs
+        hidden = not progress or len(batches) == 1
+        with tqdm(total=sum(map(len, batches)), desc="segmenting", unit="window", disable=hidden) as bar:
+            for windows in batches:
+                tokens = torch.stack([self._load(window.stop, window.positions, pixels) for window in windows])
+                encoded = EncodedWindows(windows, stack(pixels, windows), tokens, self.sizes)
+                found = sentences.add(encoded)
+                if found[0]:
+                    yield found
+                forget(pixels, windows[-1].needed)
+                bar.update(len(windows))
+
+    def _load(self, stop: int, positions: range, pixels: dict[int, torch.Tensor]) -> torch.Tensor:
+        """The tokens of the window that ends at `stop`; its frames join `pixels`."""
+        device, dtype = self.model.device, self.model.dtype
+        index = bisect_right(self._stops, stop - 1)
+        self._encode_to(index)
+        group = self.store[index]
+        for position in positions:
+            if position not in pixels:
+                # a frame lies with the first window that holds it
+                home = bisect_right(self._stops, position)
+                of_home = (group if home == index else self.store[home])["pixel_features"].to(device, dtype)
+                first = self._stops[home] - len(of_home)
+                pixels.update((first + i, features) for i, features in enumerate(of_home) if first + i >= position)
+        return group["token_features"].to(device, dtype)
+
+    def _encode_to(self, index: int) -> None:
+        while len(self.store) <= index:
+            if self._steps is None:
+                self._steps = self._encode()
+            try:
+                next(self._steps)
+            except BaseException:
+                self._steps = None  # a step that failed is tried anew
+                raise
+
+    def _encode(self) -> Iterator[None]:
+        """Encodes one window after the other, from the first one on that is not kept yet."""
+        encoder, windows = WindowEncoder(self.model, self.processor), self._windows[len(self.store) :]
+        for (window,), pictures in read_windows(self.reader, self.selection.frames, [[window] for window in windows]):
+            encoder.add(pictures)
+            encoded = encoder.encode([window])
+            self.sizes = encoded.sizes
+            first = self._stops[len(self.store) - 1] if len(self.store) else 0
+            self.store.append(
+                {
+                    "pixel_features": encoded.pixel_features[0, max(0, first - window.start) :],
+                    "token_features": encoded.token_features[0],
+                }
+            )
+            yield
+
+    def _positions(self, frame_indices: Sequence[int] | None) -> np.ndarray:
+        if frame_indices is None:
+            return self.selection.wanted
+        indices = np.asarray(frame_indices)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu" or indices.size == 0:
+            raise ValueError(f"frame_indices must be a list of at least one frame number, not {frame_indices!r}")
+        absent = indices[~np.isin(indices, self.selection.frames)]
+        if absent.size:
+            frames = self.selection.frames
+            raise ValueError(
+                f"frame_indices holds {absent[0]}, which is none of the {len(frames)} frames that this session went "
+                f"through, {frames[0]} to {frames[-1]}"
+            )
+        return np.searchsorted(self.selection.frames, np.unique(indices))
+
+    def save(self, path: str | Path, progress: bool = False) -> None:
+        """Writes the features into a new folder, from which [`CVLSPipeline.open`] opens the session again.
+
+        The folder holds a session.json and safetensors files, and names the checkpoint that the features belong to.
+        The frames are not in it.
+
+        Raises:
+            FileExistsError: there is something at `path`.
+            OSError: it cannot be written.
+        """
+        path = Path(path)
+        if path.exists():
+            raise FileExistsError(f"{path} is there already: give the session a new name")
+        self.encode(progress)
+        partial = path.with_name(f".{path.name}.partial")
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        try:
+            self.store.save(partial)
+            index = {
+                "format": FORMAT,
+                "checkpoint": {"name": self.model.name_or_path, "fingerprint": fingerprint(self.model)},
+                "window": self._window,
+                "overlap": self._overlap,
+                "processed_size": self.sizes.processed,
+                "size": self.sizes.own,
+                "frames": self.selection.frames.tolist(),
+                "missing_frames": self.missing_frames,
+                "times": None if self.selection.times is None else self.selection.times.tolist(),
+            }
+            (partial / INDEX).write_text(json.dumps(index) + "\n", encoding="utf-8")
+            partial.replace(path)
+        finally:
+            if partial.exists():
+                shutil.rmtree(partial)
+
+    @classmethod
+    def load(cls, path: str | Path, model, processor, cache: CacheOptions | None = None) -> "CVLSVideoSession":
+        """A session that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is none, or a file of it is missing.
+            ValueError: it belongs to another checkpoint, or is damaged.
+        """
+        path, cache = Path(path), cache or CacheOptions()
+        try:
+            index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+            checkpoint, frames, times = index["checkpoint"], np.array(index["frames"]), index["times"]
+            sizes = FrameSizes(tuple(index["processed_size"]), tuple(index["size"]))
+            window, overlap, version = index["window"], index["overlap"], index["format"]
+            missing = index["missing_frames"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path / INDEX} is damaged: it is not what session.save wrote") from error
+        if version != FORMAT:
+            raise ValueError(f"{path} is of the format {version!r}; this version of the code reads {FORMAT!r}")
+        if checkpoint["fingerprint"] != fingerprint(model):
+            raise ValueError(
+                f"{path} holds features of the checkpoint {checkpoint['name']!r} (fingerprint "
+                f"{checkpoint['fingerprint'][:12]}), and the model that is loaded, {model.name_or_path!r}, has other "
+                f"weights (fingerprint {fingerprint(model)[:12]}): load that checkpoint, or open the video again"
+            )
+        times = None if times is None else np.array(times)
+        selection = FrameSelection(frames, np.arange(len(frames)), frames.tolist(), times)
+        session = cls(processor, selection, None, window, overlap, cache, model)
+        session.sizes, session._missing = sizes, missing
+        session.store = FeatureStore.load(path, len(session._windows), cache, model.device)
+        return session
+
+    def close(self) -> None:
+        """Gives memory and temporary files back; the session cannot be asked any more."""
+        self.store.close()
+        self._steps, self._closed = None, True
+
+    def __enter__(self) -> "CVLSVideoSession":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def is_saved_session(video: object) -> bool:
+    """Whether `video` is the folder of a saved session."""
+    return isinstance(video, str | Path) and (Path(video) / INDEX).is_file()
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """A hash of the names, types, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+__all__ = ["CVLSFrameOutput", "CVLSVideoSession", "fingerprint", "is_saved_session"]

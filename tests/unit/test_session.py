@@ -1,0 +1,279 @@
+"""Sessions: what is asked of kept features is what the pipeline gives; caches, saving, refusals."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from factories import tiny_config
+from modeling_cvls import CVLSModel, CVLSPipeline, FrameReader
+
+SENTENCES = ["the red circle", "the small blue square moving left"]
+FRAMES = np.random.default_rng(0).integers(0, 256, (13, 48, 64, 3), dtype=np.uint8)
+EXACT = {"dtype": None, "presence_threshold": 0}
+
+
+@pytest.fixture
+def segmenter(make_model, processor):
+    """About half of what it makes of the frames is mask."""
+    model = make_model()
+    with torch.no_grad():
+        model.mask_bias -= model(**processor(videos=FRAMES[:4], text=SENTENCES)).mask_logits.median()
+    return CVLSPipeline(model=model, processor=processor, device="cpu", presence_threshold=0)
+
+
+def check_same(results, expected, same=1.0):
+    for one, other in zip(results, expected, strict=True):
+        assert (one["sentence"], one["frame_indices"]) == (other["sentence"], other["frame_indices"])
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5 if same == 1 else 1e-2)
+        assert (one["masks"] == other["masks"]).mean() >= same
+        assert 0.05 < other["masks"].mean() < 0.95
+
+
+def count_frames(model):
+    """Counts the frames that the backbone sees, from now on."""
+    seen = Counter()
+    model.vision.backbone.register_forward_pre_hook(lambda module, args: seen.update(frames=len(args[0])))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("windows", "ask"),
+    [
+        ({}, {}),
+        ({}, {"batch_size": 2}),
+        ({"window": 4, "overlap": 3}, {"batch_size": 3}),
+        ({"window": 5, "overlap": 0}, {"frame_indices": [9, 3, 4, 3]}),
+        ({"window": 4, "overlap": 3}, {"frame_indices": [12]}),
+        ({"window": 20}, {}),
+    ],
+)
+def test_answers_are_those_of_the_pipeline_and_encode_nothing(segmenter, windows, ask):
+    expected = segmenter(FRAMES, SENTENCES, **windows, **ask)
+    seen = count_frames(segmenter.model)
+    session = segmenter.open(FRAMES, dtype=None, **windows)
+    assert seen["frames"] == 13
+    check_same(session.ask(SENTENCES, presence_threshold=0, **ask), expected)
+    (alone,) = session.ask(SENTENCES[1], presence_threshold=0, **ask)
+    check_same([alone], expected[1:])
+    assert seen["frames"] == 13
+
+
+def test_stream_and_options(segmenter):
+    options = {"threshold": 0.6, "presence_threshold": 0.1, "exclusive": [[0, 1]], "mask_format": "rle"}
+    expected = list(segmenter.stream(FRAMES, SENTENCES, video_fps=5, start=0.4, **options, return_frames=True))
+    with segmenter.open(FRAMES, dtype=None, video_fps=5, start=0.4) as session:
+        results = list(session.stream(SENTENCES, **options, return_frames=True))
+        assert len(results) == len(session) == 11
+    for one, other in zip(results, expected, strict=True):
+        assert {**one, "frame": 0, "scores": 0, "frame_scores": 0} == {
+            **other,
+            "frame": 0,
+            "scores": 0,
+            "frame_scores": 0,
+        }
+        np.testing.assert_array_equal(one["frame"], other["frame"])
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
+    with pytest.raises(ValueError, match="this session is closed"):
+        session.ask(SENTENCES)
+
+
+@pytest.mark.parametrize(
+    ("options", "on_disk", "in_memory"),
+    [
+        ({"cache": "cpu"}, 0, True),
+        ({"cache": "device"}, 0, True),
+        ({"cache": "disk"}, 4, False),
+        ({"cache": "cpu", "max_memory": "100 KB"}, 2, True),
+        ({"cache": "cpu", "max_memory": 0}, 4, False),
+        ({"cache": "cpu", "max_memory": None}, 0, True),
+    ],
+)
+def test_features_lie_where_they_are_told_to(segmenter, options, on_disk, in_memory):
+    expected = segmenter(FRAMES, SENTENCES)
+    session = segmenter.open(FRAMES, **options)
+    store = session.store
+    assert store.num_on_disk == on_disk and (session.num_bytes_in_memory > 0) == in_memory
+    # pixel features of 13 frames (16, 12, 16) and tokens (6, 8, 16) of four windows of 4, in half precision
+    if not on_disk:
+        assert session.num_bytes_in_memory == 2 * (13 * 16 * 16 * 16 + 4 * 4 * 8 * 8 * 16)
+    check_same(session.ask(SENTENCES, presence_threshold=0), expected, same=0.995)
+    folder = store.folder
+    assert (folder is not None and len(list(folder.iterdir())) == on_disk) if on_disk else folder is None
+    session.close()
+    assert session.num_bytes_in_memory == 0 and not (folder and folder.exists())
+
+
+@pytest.mark.parametrize("cache", ["cpu", "disk"])
+def test_a_saved_session_comes_back(segmenter, tmp_path, cache):
+    path = tmp_path / "clip.features"
+    session = segmenter.open(FRAMES, cache=cache, video_fps=5)
+    expected = session.ask(SENTENCES, presence_threshold=0)
+    session.save(path)
+    session.close()
+    assert {file.suffix for file in path.iterdir()} == {".json", ".safetensors"}
+    assert [file.name for file in tmp_path.iterdir()] == ["clip.features"]
+    for options in ({}, {"cache": "disk"}, {"max_memory": "60KB"}):
+        seen = count_frames(segmenter.model)
+        opened = segmenter.open(path, **options)
+        check_same(opened.ask(SENTENCES, presence_threshold=0), expected)
+        times = [result["time"] for result in opened.stream(SENTENCES)]
+        np.testing.assert_allclose(times, np.arange(13) / 5)
+        assert not seen
+        opened.save(tmp_path / "again")
+        check_same(segmenter.open(str(tmp_path / "again")).ask(SENTENCES, presence_threshold=0), expected)
+        opened.close()
+        assert (path / "session.json").is_file() and len(list(path.iterdir())) == 5
+        for file in (tmp_path / "again").iterdir():
+            file.unlink()
+        (tmp_path / "again").rmdir()
+    with pytest.raises(FileExistsError, match="give the session a new name"):
+        opened.save(path)
+    with pytest.raises(ValueError, match="holds features and no frames"):
+        segmenter.open(path).stream(SENTENCES, return_frames=True)
+    with pytest.raises(ValueError, match="is a saved session, whose frames and windows are chosen"):
+        segmenter.open(path, window=3)
+
+
+def test_a_saved_session_is_refused_by_another_checkpoint(segmenter, processor, tmp_path):
+    path = tmp_path / "clip.features"
+    segmenter.model.name_or_path = "somebody/one"
+    segmenter.open(FRAMES).save(path)
+    torch.manual_seed(1)
+    other = CVLSPipeline(model=CVLSModel(tiny_config()).eval(), processor=processor, device="cpu")
+    other.model.name_or_path = "somebody/another"
+    with pytest.raises(ValueError, match="of the checkpoint 'somebody/one' .*, 'somebody/another', has other weights"):
+        other.open(path)
+    segmenter.model.save_pretrained(tmp_path / "checkpoint")
+    same = CVLSPipeline(model=CVLSModel.from_pretrained(tmp_path / "checkpoint"), processor=processor, device="cpu")
+    assert len(same.open(path).ask(SENTENCES)) == 2  # the weights count, not the name
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda path: (path / "session.json").write_text("{"), ValueError, "session.json is damaged"),
+        (lambda path: (path / "session.json").write_text("{}"), ValueError, "session.json is damaged"),
+        (
+            lambda path: (path / "features-000001.safetensors").unlink(),
+            FileNotFoundError,
+            "000001.safetensors is missing",
+        ),
+        (
+            lambda path: (path / "features-000001.safetensors").write_bytes(b"x" * 9),
+            ValueError,
+            "000001.safetensors is dam",
+        ),
+        (
+            lambda path: (path / "session.json").write_text(
+                json.dumps({**json.loads((path / "session.json").read_text()), "format": "cvls-session-9"})
+            ),
+            ValueError,
+            "of the format 'cvls-session-9'",
+        ),
+    ],
+)
+def test_a_damaged_session_is_named(segmenter, tmp_path, damage, error, message):
+    path = tmp_path / "clip.features"
+    segmenter.open(FRAMES).save(path)
+    damage(path)
+    with pytest.raises(error, match=message):
+        segmenter.open(path)
+
+
+def test_encoding_goes_on_where_it_was_interrupted(segmenter, monkeypatch):
+    expected = segmenter(FRAMES, SENTENCES)
+    frames, left = FrameReader.frames, [10]
+
+    def interrupted(self, indices):
+        for picture in frames(self, indices):
+            if not left[0]:
+                left[0] = -1
+                raise KeyboardInterrupt
+            left[0] -= 1
+            yield picture
+
+    monkeypatch.setattr(FrameReader, "frames", interrupted)
+    session = segmenter.processor.init_video_session(FRAMES, dtype=None)
+    session.bind(segmenter.model)
+    with pytest.raises(KeyboardInterrupt):
+        session.encode()
+    seen = count_frames(segmenter.model)
+    session.encode()
+    assert seen["frames"] < 13
+    check_same(session.ask(SENTENCES, presence_threshold=0), expected)
+
+
+def test_half_precision_that_does_not_hold_the_features_is_an_error(segmenter):
+    with torch.no_grad():
+        segmenter.model.vision.norm.weight.fill_(1e6)
+    with pytest.raises(ValueError, match="token_features holds numbers that torch.float16 cannot hold.*dtype=None"):
+        segmenter.open(FRAMES)
+    segmenter.open(FRAMES, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "error", "message"),
+    [
+        ("open", {"cache": "gpu"}, ValueError, "cache is one of 'cpu', 'device', 'disk', not 'gpu'"),
+        ("open", {"dtype": torch.int8}, ValueError, "dtype is a floating point type"),
+        (
+            "open",
+            {"max_memory": "much"},
+            ValueError,
+            "max_memory is a number of bytes or text such as '4GB', not 'much'",
+        ),
+        ("open", {"max_memory": "-1GB"}, ValueError, "max_memory"),
+        ("open", {"frame_indices": [1]}, TypeError, "unknown argument frame_indices for opening"),
+        ("open", {"start": 1}, ValueError, "give video_fps"),
+        ("open", {"overlap": 4}, ValueError, "overlap is a number from 0 to below the window of 4 frames"),
+        ("ask", {"treshold": 1}, TypeError, "unknown argument treshold"),
+        ("ask", {"threshold": 2}, ValueError, "threshold is a probability"),
+        ("ask", {"frame_indices": []}, ValueError, "at least one frame number"),
+        ("ask", {"frame_indices": [3, 13]}, ValueError, "holds 13, which is none of the 13 frames .*, 0 to 12"),
+        ("ask", {"sentences": [" "]}, ValueError, "sentence 0 of video 0 is empty"),
+        ("ask", {"sentences": []}, ValueError, "no sentence"),
+        ("ask", {"batch_size": 0}, ValueError, "batch_size is a number of at least 1"),
+    ],
+)
+def test_bad_arguments(segmenter, function, arguments, error, message):
+    if function == "open":
+        with pytest.raises(error, match=message):
+            segmenter.open(FRAMES, **arguments)
+    else:
+        session = segmenter.open(FRAMES)
+        with pytest.raises(error, match=message):
+            session.ask(**{"sentences": "the circle", **arguments})
+
+
+def test_the_names_of_transformers_video_models(segmenter):
+    """Written as for Sam3Video."""
+    model, processor = segmenter.model, segmenter.processor
+    session = processor.init_video_session(video=FRAMES, inference_device="cpu", dtype=torch.float32)
+    session = processor.add_text_prompt(inference_session=session, text=SENTENCES)
+    session = processor.add_text_prompt(session, SENTENCES[0])
+    assert session.prompts == SENTENCES  # one that is there already counts once
+    found = {}
+    for outputs in model.propagate_in_video_iterator(inference_session=session):
+        found[outputs.frame_idx] = processor.postprocess_outputs(session, outputs, presence_threshold=0)
+    for number, expected in enumerate(segmenter.stream(FRAMES, SENTENCES)):
+        result = found[number]
+        assert result["object_ids"].tolist() == [0, 1]
+        np.testing.assert_array_equal(result["masks"].numpy(), expected["masks"])
+        np.testing.assert_allclose(result["scores"].numpy(), expected["frame_scores"], atol=1e-5)
+        assert result["prompt_to_obj_ids"] == {SENTENCES[0]: [0], SENTENCES[1]: [1]}
+        for mask, box in zip(result["masks"].numpy(), result["boxes"].tolist(), strict=True):
+            rows, columns = np.nonzero(mask)
+            assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    seen = count_frames(model)
+    some = list(model.propagate_in_video_iterator(session, start_frame_idx=5, max_frame_num_to_track=3))
+    assert [outputs.frame_idx for outputs in some] == [5, 6, 7] and not seen
+    assert not processor.postprocess_outputs(session, some[0], presence_threshold=1)["object_ids"].numel()
+    with pytest.raises(ValueError, match="there is no prompt yet"):
+        next(model.propagate_in_video_iterator(processor.init_video_session(FRAMES)))
+    with pytest.raises(ValueError, match="features of this session are those of another model"):
+        session.bind(CVLSModel(tiny_config()))
+    with pytest.raises(ValueError, match="has no model yet"):
+        next(processor.init_video_session(FRAMES).stream("the circle"))
