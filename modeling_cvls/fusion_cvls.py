@@ -101,14 +101,14 @@ class CVLSFusionLayer(nn.Module):
 
 
 def word_mask_of(attention_mask: torch.Tensor | None, sentence_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """(B, K, L) bool, the words that are attended to. A padding sentence has none: it looks at its first pad token, and
-    its output is dropped."""
+    """(B, K, L) bool, the words that are attended to; None: all of them. A padding sentence, or one without a word, has
+    none: it looks at its first token, and its output is dropped."""
     if attention_mask is None:
         return None
-    if sentence_mask is None:
-        return attention_mask.bool()
-    first = torch.arange(attention_mask.shape[-1], device=attention_mask.device) == 0
-    return torch.where(sentence_mask.bool()[..., None], attention_mask.bool(), first)
+    words = attention_mask.bool()
+    said = words.any(dim=-1) if sentence_mask is None else words.any(dim=-1) & sentence_mask.bool()
+    first = torch.arange(words.shape[-1], device=words.device) == 0
+    return torch.where(said[..., None], words, first)
 
 
 def mask_with_sentence(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,23 @@
 """Clips and sentences to model input, model output to masks."""
 
-import numpy as np
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .session_mixins_cvls import SessionProcessorMixin
+from .video_processing_cvls import CVLSVideoProcessorKwargs
+
+
+class CVLSProcessorKwargs(ProcessingKwargs, total=False):
+    """Keyword arguments of the processor: those of the tokenizer and of the video processor; tensors by default."""
+
+    videos_kwargs: CVLSVideoProcessorKwargs
+    _defaults = {"common_kwargs": {"return_tensors": "pt"}}
 
 
 class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
@@ -18,6 +27,8 @@ class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
         video_processor: a `CVLSVideoProcessor`.
         tokenizer: the tokenizer of the text encoder; its `model_max_length` bounds a sentence.
     """
+
+    valid_processor_kwargs = CVLSProcessorKwargs
 
     def __init__(self, video_processor: BaseVideoProcessor, tokenizer: PreTrainedTokenizerBase):
         super().__init__(video_processor=video_processor, tokenizer=tokenizer)
@@ -39,33 +50,37 @@ class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
 
     def __call__(
         self,
-        videos: np.ndarray | list[np.ndarray] | None = None,
+        videos: Any = None,
         text: list[str] | list[list[str]] | str | None = None,
-        return_tensors: str | None = "pt",
-        **video_kwargs,
+        **kwargs: Unpack[CVLSProcessorKwargs],
     ) -> BatchFeature:
         """Makes the arguments of the model's `forward`.
 
         Args:
-            videos: one clip, uint8 RGB (T, H, W, 3), or a list of B clips. None: sentences alone.
+            videos: one clip, uint8 RGB (T, H, W, 3), or a list of B clips; what else a clip may be stands at
+                `CVLSVideoProcessor.preprocess`. None: sentences alone.
             text: the K sentences of one clip (a string is one sentence), or a list of B lists of sentences, whose
                 lengths may differ. None: clips alone.
-            video_kwargs: arguments of the video processor, in place of its own values.
+            kwargs: arguments of the video processor and of the tokenizer, in place of their own values, also as
+                dictionaries `videos_kwargs`, `text_kwargs` and `common_kwargs`. `padding="max_length"` pads each
+                sentence to `max_length` tokens; `truncation=True` cuts longer ones, which are an error otherwise.
 
         Returns:
             pixel_values_videos (B, T, 3, H, W) float32, frame_mask (B, T) bool and frame_sizes (B, 2) int64 for
             `videos`; input_ids and attention_mask (B, K, L) int64 and sentence_mask (B, K) bool (false: padding
-            sentence, its tokens all padding) for `text`.
+            sentence, its tokens all padding) for `text`. Tensors, unless `return_tensors` says otherwise.
 
         Raises:
-            ValueError: a clip is not uint8 RGB (T, H, W, 3); a sentence is empty or has more tokens than the
-                tokenizer's `model_max_length`; the numbers of clips and of lists of sentences differ.
+            ValueError: a clip is not uint8 RGB; a sentence is empty or has more tokens than the tokenizer's
+                `model_max_length` or `max_length`; the numbers of clips and of lists of sentences differ.
         """
         if videos is None and text is None:
             raise ValueError("neither videos nor text was given: at least one of them is needed")
+        merged = self._merge_kwargs(CVLSProcessorKwargs, self.tokenizer.init_kwargs, **kwargs)
+        return_tensors = merged["text_kwargs"].pop("return_tensors", None)
         data = {}
         if videos is not None:
-            data.update(self.video_processor(videos, return_tensors="pt", **video_kwargs))
+            data.update(self.video_processor(videos, **{**merged["videos_kwargs"], "return_tensors": "pt"}))
         if text is not None:
             batch = self._batch_of_sentences(text)
             if videos is not None and len(batch) != len(data["frame_sizes"]):
@@ -73,7 +88,7 @@ class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
                     f"{len(data['frame_sizes'])} videos but {len(batch)} lists of sentences were given: text must hold "
                     "one list of sentences for each video"
                 )
-            data.update(self._encode(batch))
+            data.update(self._encode(batch, **merged["text_kwargs"]))
         return BatchFeature(data, tensor_type=return_tensors)
 
     @staticmethod
@@ -85,7 +100,7 @@ class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
         for clip, sentences in enumerate(text):
             if isinstance(sentences, str) or not all(isinstance(sentence, str) for sentence in sentences):
                 raise ValueError(
-                    f"text must be a list of sentences (for one video) or a list of lists of sentences (one a video); "
+                    "text must be a list of sentences (for one video) or a list of lists of sentences (one per video); "
                     f"entry {clip} is {sentences!r}"
                 )
             if len(sentences) == 0:
@@ -98,18 +113,29 @@ class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
                     )
         return [list(sentences) for sentences in text]
 
-    def _encode(self, batch: list[list[str]]) -> dict[str, torch.Tensor]:
+    def _encode(
+        self,
+        batch: list[list[str]],
+        padding: bool | str = True,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        **tokenizer_kwargs: Any,
+    ) -> dict[str, torch.Tensor]:
         flat = [sentence for sentences in batch for sentence in sentences]
-        token_ids = self.tokenizer(flat, verbose=False)["input_ids"]
+        longest = max_length or self.tokenizer.model_max_length
+        cut = {"truncation": truncation, "max_length": longest} if truncation else {}
+        tokenizer_kwargs = {**tokenizer_kwargs, "padding": False, "verbose": False, **cut}
+        token_ids = self.tokenizer(flat, **tokenizer_kwargs)["input_ids"]
         for sentence, ids in zip(flat, token_ids, strict=True):
-            if len(ids) > self.tokenizer.model_max_length:
+            if len(ids) > longest:
                 beginning = sentence if len(sentence) <= 60 else sentence[:60] + "..."
                 raise ValueError(
                     f'the sentence "{beginning}" has {len(ids)} tokens, special tokens included; the text encoder '
-                    f"takes at most {self.tokenizer.model_max_length}: shorten it"
+                    f"takes at most {longest}: shorten it, or give `truncation=True`"
                 )
 
-        shape = len(batch), max(len(sentences) for sentences in batch), max(len(ids) for ids in token_ids)
+        length = longest if padding == "max_length" else max(len(ids) for ids in token_ids)
+        shape = len(batch), max(len(sentences) for sentences in batch), length
         input_ids = torch.full(shape, self.tokenizer.pad_token_id or 0, dtype=torch.int64)
         attention_mask = torch.zeros(shape, dtype=torch.int64)
         remaining = iter(token_ids)
@@ -186,4 +212,4 @@ class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
 
 CVLSProcessor.register_for_auto_class()
 
-__all__ = ["CVLSProcessor"]
+__all__ = ["CVLSProcessor", "CVLSProcessorKwargs"]

@@ -162,15 +162,72 @@ def test_number_of_videos_and_sentence_lists_must_agree(processor):
         clip(2, 8, 8).astype(np.float32),
         clip(2, 8, 8)[..., :1],
         clip(2, 8, 8)[0],
-        clip(2, 8, 8).transpose(0, 3, 1, 2),
+        clip(2, 8, 8).transpose(3, 0, 1, 2),
         clip(2, 8, 8)[:0],
         "video.mp4",
     ],
-    ids=["float", "gray", "image", "channels first", "no frames", "path"],
+    ids=["float", "gray", "image", "colors before frames", "no frames", "path"],
 )
 def test_frames_that_are_not_uint8_rgb(processor, bad):
     with pytest.raises(ValueError, match=r"video 1 must be uint8 RGB frames of shape \(T, H, W, 3\), not "):
         processor(videos=[clip(1, 8, 8), bad])
+
+
+@pytest.mark.parametrize("kind", ["channels first", "tensor", "frames", "frames channels first", "tensors", "images"])
+def test_a_clip_in_other_forms(processor, kind):
+    """One clip, and two of different lengths."""
+
+    def as_kind(frames):
+        first = np.moveaxis(frames, -1, 1)
+        return {
+            "channels first": first,
+            "tensor": torch.from_numpy(first),
+            "frames": list(frames),
+            "frames channels first": list(first),
+            "tensors": [torch.from_numpy(frame) for frame in frames],
+            "images": [Image.fromarray(frame) for frame in frames],
+        }[kind]
+
+    clips = [clip(3, 40, 50, seed=1), clip(2, 60, 50, seed=2)]
+    for expected, found in (
+        (processor(videos=clips[0]), processor(videos=as_kind(clips[0]))),
+        (processor(videos=clips), processor(videos=[as_kind(frames) for frames in clips])),
+    ):
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_ambiguous_and_wrong_frames(processor):
+    frames = clip(3, 3, 3)
+    first = processor(videos=frames, input_data_format="channels_first")["pixel_values_videos"]
+    last = processor(videos=np.moveaxis(frames, 1, -1))["pixel_values_videos"]
+    assert torch.equal(first, last) and not torch.equal(first, processor(videos=frames)["pixel_values_videos"])
+    gray = [Image.fromarray(frame).convert("L") for frame in clip(2, 8, 8)]
+    colors = [Image.fromarray(np.asarray(image)[..., None].repeat(3, -1)) for image in gray]
+    assert torch.equal(processor(videos=gray)["pixel_values_videos"], processor(videos=colors)["pixel_values_videos"])
+    with pytest.raises(ValueError, match="the frames of video 0 must be of one size"):
+        processor(videos=[Image.new("RGB", (8, 8)), Image.new("RGB", (8, 9))])
+
+
+def test_arguments_of_the_parts(processor):
+    """Flat, or in a dictionary of the part; what is no argument of either part is refused by the part."""
+    text, frames = ["the red circle", "left"], clip(2, 50, 90)
+    expected = processor(frames, text)
+    size = {"shortest_edge": 32, "longest_edge": 64}
+    for arguments in (
+        {"size": size, "padding": "max_length", "max_length": 6},
+        {"videos_kwargs": {"size": size}, "text_kwargs": {"padding": "max_length", "max_length": 6}},
+    ):
+        batch = processor(frames, text, **arguments)
+        assert batch["pixel_values_videos"].shape == (1, 2, 3, 32, 64)
+        assert batch["input_ids"].tolist() == [[[2, 3, 5, 0, 0, 0], [8, 0, 0, 0, 0, 0]]]
+        assert torch.equal(batch["sentence_mask"], expected["sentence_mask"])
+    assert processor(text=text, padding="max_length")["input_ids"].shape == (1, 2, 8)
+    assert processor(text="the " * 12, truncation=True)["input_ids"].shape == (1, 1, 8)
+    assert processor(text="the " * 12, truncation=True, max_length=3)["input_ids"].shape == (1, 1, 3)
+    with pytest.raises(ValueError, match="has 5 tokens.* at most 4"):
+        processor(text="the " * 5, max_length=4)
+    arrays = processor(frames, text, common_kwargs={"return_tensors": "np"})
+    assert all(isinstance(value, np.ndarray) for value in arrays.values())
 
 
 def test_no_clips(processor):
