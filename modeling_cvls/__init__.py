@@ -10,9 +10,11 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_cvls import CVLSConfig
 from .frame_reader_cvls import FrameReader
+from .live_cvls import CVLSLive
 from .modeling_cvls import CVLSModel, CVLSOutput
 from .pipeline_cvls import CVLSPipeline
 from .processing_cvls import CVLSProcessor
+from .session_cvls import CVLSVideoSession
 from .video_processing_cvls import CVLSVideoProcessor
 
 __version__ = "0.2.0"
@@ -27,10 +29,12 @@ PIPELINE_REGISTRY.register_pipeline(
 
 __all__ = [
     "CVLSConfig",
+    "CVLSLive",
     "CVLSModel",
     "CVLSOutput",
     "CVLSPipeline",
     "CVLSProcessor",
     "CVLSVideoProcessor",
+    "CVLSVideoSession",
     "FrameReader",
 ]

@@ -4,7 +4,7 @@ A window's motion features and its temporal attention are its own. The motion of
 at one neighbor only, as in training, so that a window of a long video gives what the same frames alone would give.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,9 +114,10 @@ class SentenceLogits:
         return self._blender.take(below)
 
 
-def stack(features: dict[int, torch.Tensor], windows: Iterable[Window]) -> torch.Tensor:
+def stack(features: dict[int, torch.Tensor], windows: Sequence[Window]) -> torch.Tensor:
     """Features of positions (...) -> those of N windows of T positions, (N, T, ...)."""
-    return torch.stack([torch.stack([features[position] for position in window.positions]) for window in windows])
+    of_windows = [features[position] for window in windows for position in window.positions]
+    return torch.stack(of_windows).unflatten(0, (len(windows), -1))
 
 
 def forget(features: dict[int, object], below: int) -> None:
