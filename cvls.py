@@ -13,7 +13,7 @@ COMMANDS = {
     "train": "Train or fine-tune a segmenter as a YAML file says.",
     "eval": "Measure a checkpoint on a data set.",
     "segment": "Segment videos and folders of frames by sentences.",
-    "convert": "Convert the download of a benchmark into a data set.",
+    "convert": "Convert a benchmark, or annotations of your own, into a data set.",
     "report": "Write pictures and the model card of a trained checkpoint.",
     "explain": "Draw what a checkpoint sees in a video and why it chooses an object.",
     "demo": "Open a page in the browser that segments uploaded videos.",

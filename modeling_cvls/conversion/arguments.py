@@ -3,6 +3,7 @@
 import os
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -45,6 +46,8 @@ def conversion_parser(source: ModuleType, prog: str | None = None) -> ArgumentPa
                         help="leave out what is wrong in the source and note it in left_out.jsonl, instead of "
                         "stopping at the first such thing")  # fmt: skip
     parser.add_argument("--allow-links", action="store_true", help="let links lead out of the source")
+    parser.add_argument("--title", help="what the card calls the data set")
+    parser.add_argument("--license", help="the license that the card names, by its identifier on the Hub (cc-by-4.0)")
     parser.add_argument("--push-to-hub", metavar="USER/NAME",
                         help="also upload the finished folder to this data set of the Hugging Face Hub")  # fmt: skip
     if hasattr(source, "add_arguments"):
@@ -66,6 +69,11 @@ def run_conversion(source: ModuleType, arguments: Namespace) -> None:
     check_tree(arguments.source, arguments.allow_links)
     problems = Problems(skip=arguments.skip_invalid)
     splits, convert, description = source.prepare(arguments, problems)
+    if arguments.title:
+        description = replace(description, title=arguments.title)
+    if arguments.license:
+        note = f"The data set is released under the license `{arguments.license}`."
+        description = replace(description, license=arguments.license, license_note=note)
     if arguments.split:
         empty = [split for split in arguments.split if not splits.get(split)]
         if empty:

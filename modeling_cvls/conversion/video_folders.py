@@ -9,7 +9,7 @@ Where the json lies, which field names the referents, and how masks are stored d
 
 import math
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,11 @@ class VideoFolder:
 
     Attributes:
         video_id: its key in meta_expressions.json.
-        frames: the folder of its frames (jpg).
-        names: its frames in order, without ".jpg"; None: all that the folder holds.
+        frames: the folder of its frames.
+        names: its frames in order, without their suffix; None: all that the folder holds.
         expressions: at least one; all of them with referents, or all of them without.
         where: how messages call the video.
+        suffix: of the frames' files.
     """
 
     video_id: str
@@ -55,6 +56,7 @@ class VideoFolder:
     names: tuple[str, ...] | None
     expressions: tuple[Expression, ...]
     where: str
+    suffix: str = field(default=".jpg", kw_only=True)
 
     @property
     def annotated(self) -> bool:
@@ -229,8 +231,8 @@ def read_palette_masks(
         left.append((str(video.masks), f"no mask of the frames {show(missing)}, but of {rule}"))
     for path in paths:
         if path.stem not in position:
-            if not (video.frames / f"{path.stem}.jpg").is_file():
-                left.append((str(path), f"there is no frame {path.stem}.jpg in {video.frames}"))
+            if not (video.frames / f"{path.stem}{video.suffix}").is_file():
+                left.append((str(path), f"there is no frame {path.stem}{video.suffix} in {video.frames}"))
             continue
         try:
             indices = read_indices(path, height, width)
@@ -268,10 +270,10 @@ def convert_folder(video: VideoFolder, read_masks: MaskReader) -> tuple[dict[str
     Raises:
         ValueError: naming the video or file: no frames, a frame that is missing, broken or of another size; no mask.
     """
-    names = video.names or tuple(sorted(path.stem for path in video.frames.glob("[!.]*.jpg")))
+    names = video.names or tuple(sorted(path.stem for path in video.frames.glob(f"[!.]*{video.suffix}")))
     if not names:
-        raise ValueError(f"{video.where}: {video.frames} holds no frame (jpg)")
-    frames, height, width = read_frame_files([video.frames / f"{name}.jpg" for name in names])
+        raise ValueError(f"{video.where}: {video.frames} holds no frame ({video.suffix[1:]})")
+    frames, height, width = read_frame_files([video.frames / f"{name}{video.suffix}" for name in names])
     instances, masks, left = read_masks(video, names, height, width) if video.annotated else (set(), {}, [])
     if video.annotated and not masks:
         # What is wrong with the masks, if anything, says more than that there is none.

@@ -1,0 +1,248 @@
+"""Annotations of one's own: frames with palette images, COCO's json, and RefCOCO; wrong files are clear errors."""
+
+import csv
+import json
+import pickle
+
+import numpy as np
+import pytest
+from boxes import (
+    BOXES,
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    box_mask,
+    box_polygon,
+    check,
+    convert,
+    edit,
+    rle,
+    write_csv,
+    write_frames,
+)
+from PIL import Image
+from pycocotools.coco import COCO
+
+from modeling_cvls.data import FEATURES, read_masks
+
+# Frames with palette images -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["jpg", "png"])
+def frames(tmp_path, request):
+    source = tmp_path / "raw"
+    write_frames(source / "JPEGImages" / "walk", request.param)
+    (source / "Annotations" / "walk").mkdir(parents=True)
+    for frame in range(FRAMES):
+        indices = sum(int(name) * box_mask(name, frame) for name in BOXES).astype(np.uint8)
+        image = Image.fromarray(indices, mode="P")
+        image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        image.save(source / "Annotations" / "walk" / f"{frame:05d}.png")
+    rows = [("walk", "1", "the left box"), ("walk", "2 1", "both, boxes"), ("walk", "", "a dog")]
+    write_csv(source / "sentences.csv", [("video", "object", "sentence"), *rows])
+    return source
+
+
+def test_frames(frames, tmp_path):
+    splits = convert("frames", frames, tmp_path / "out", "--title", "My boxes", "--license", "cc-by-4.0")
+    assert splits["train"].features == FEATURES
+    (row,) = splits["train"]
+    check(row)
+    assert [(s["text"], s["instances"]) for s in row["sentences"]] == [
+        ("the left box", [0]),
+        ("both, boxes", [1, 0]),
+        ("a dog", []),
+    ]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# My boxes" in card and "license: cc-by-4.0" in card and "YouTube" not in card and "bibtex" not in card
+
+
+def test_frames_of_another_split(frames, tmp_path):
+    assert list(convert("frames", frames, tmp_path / "out", "--split", "validation")) == ["validation"]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (("run", "1", "a box"), "line 5: the folder .*JPEGImages/run does not exist"),
+        (("walk", "7", "a box"), "expression '3': no masks of its referents 7"),
+        (("walk", "1", " "), "line 5: the sentence is empty"),
+        (("../walk", "1", "a box"), "line 5: the video is '../walk', but it must be a plain name"),
+        (("walk", "a box"), "line 5: 2 fields, expected 3"),
+    ],
+)
+def test_wrong_frames(frames, tmp_path, row, why):
+    path = frames / "sentences.csv"
+    write_csv(path, [*csv.reader(path.read_text().splitlines()), row])
+    with pytest.raises(ValueError, match=why):
+        convert("frames", frames, tmp_path / "out")
+    assert len(convert("frames", frames, tmp_path / "out", "--skip-invalid")["train"]) == 1
+
+
+def test_frames_without_their_parts(frames, tmp_path):
+    (frames / "sentences.csv").rename(frames / "other.csv")
+    with pytest.raises(FileNotFoundError, match=r"sentences\.csv"):
+        convert("frames", frames, tmp_path / "out")
+    assert convert("frames", frames, tmp_path / "out", "--sentences", frames / "other.csv")
+    (frames / "Annotations").rename(frames / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="Annotations does not exist; `cvls convert frames --help`"):
+        convert("frames", frames, tmp_path / "again", "--sentences", frames / "other.csv")
+
+
+# COCO and RefCOCO -----------------------------------------------------------------------------------------------------
+
+
+def coco_content(file_names):
+    """Each kind of segmentation that COCO has: polygons, compressed and uncompressed run lengths; and a crowd."""
+    images = [{"id": 10 + n, "file_name": name, "height": HEIGHT, "width": WIDTH} for n, name in enumerate(file_names)]
+    annotations = []
+    for n in range(len(images)):
+        runs = np.flatnonzero(np.diff(np.concatenate([[0], box_mask("2", n).T.reshape(-1), [0]]))) if n else None
+        lengths = rle(box_mask("2", n))
+        if runs is not None:
+            lengths = {"size": [HEIGHT, WIDTH], "counts": np.diff([0, *runs.tolist(), HEIGHT * WIDTH]).tolist()}
+        common = {"image_id": 10 + n, "category_id": 1, "iscrowd": 0, "bbox": [0, 0, 1, 1], "area": 1}
+        annotations += [
+            {**common, "id": 100 * n + 1, "segmentation": [box_polygon("1", n)]},
+            {**common, "id": 100 * n + 2, "segmentation": lengths},
+            {**common, "id": 100 * n + 3, "segmentation": rle(box_mask("1", n)), "iscrowd": 1},
+        ]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "box"}]}
+
+
+@pytest.fixture
+def coco(tmp_path):
+    source = tmp_path / "raw"
+    write_frames(source / "images")
+    content = coco_content([f"{n:05d}.jpg" for n in range(FRAMES)])
+    (source / "instances.json").write_text(json.dumps(content))
+    write_csv(source / "sentences.csv", [("object", "sentence"), ("1", "the left one"), ("2", "a box"), ("102", "it")])
+    return source
+
+
+def test_coco_gives_the_masks_that_the_coco_api_gives(coco, tmp_path):
+    api = COCO(str(coco / "instances.json"))
+    rows = convert("coco", coco, tmp_path / "out")["train"]
+    assert rows["video_id"] == ["00000", "00001"]  # nothing is said of the third
+    for n, row in enumerate(rows):
+        names = [str(100 * n + 1), str(100 * n + 2)]
+        masks, annotated, _ = read_masks(row, [0])
+        assert annotated.all() and row["instance_ids"] == names
+        for m, name in enumerate(names):
+            np.testing.assert_array_equal(masks[0, m], api.annToMask(api.anns[int(name)]))
+            np.testing.assert_array_equal(masks[0, m], box_mask(name[-1], n))
+    assert [(s["text"], s["instances"]) for s in rows[0]["sentences"]] == [("the left one", [0]), ("a box", [1])]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 1, 90, 1, 9, 9]]), "object '1': a polygon reaches"),
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 1, 2]]), "a polygon has at least three points"),
+        (
+            lambda c: c["annotations"][1]["segmentation"].update(size=[4, 4]),
+            r"object '2': the mask has the size \[4, 4\]",
+        ),
+        (lambda c: c["annotations"][1]["segmentation"].update(counts="11"), "object '2': the mask has 2 pixels"),
+        (lambda c: c["annotations"][4]["segmentation"].update(counts=[5, 5]), "the runs of a mask are"),
+        (lambda c: c["annotations"][0].update(image_id=99), "the image_id 99, but no image has it"),
+        (lambda c: c["images"][0].update(file_name="../secret.jpg"), "leads out of the folder"),
+        (lambda c: c["images"][0].update(file_name="missing.jpg"), "missing.jpg: this frame does not exist"),
+        (lambda c: c.pop("images"), "instances.json: not of the form"),
+    ],
+)
+def test_wrong_coco(coco, tmp_path, change, why):
+    edit(coco / "instances.json", change)
+    with pytest.raises(ValueError, match=why):
+        convert("coco", coco, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (("55", "it"), "line 5: there is no object '55'; there are 1, 2, 101, 102, 201, ..."),
+        (("", "it"), "line 5: the sentence has no object"),
+        (("1 101", "it"), "line 5: its objects are of different pictures"),
+    ],
+)
+def test_wrong_sentences(coco, tmp_path, row, why):
+    path = coco / "sentences.csv"
+    write_csv(path, [*csv.reader(path.read_text().splitlines()), row])
+    with pytest.raises(ValueError, match=why):
+        convert("coco", coco, tmp_path / "out")
+    assert len(convert("coco", coco, tmp_path / "out", "--skip-invalid")["train"]) == 2
+
+
+REFS = [
+    {"ref_id": 0, "ann_id": 1, "image_id": 10, "split": "train", "category_id": 1, "file_name": "COCO_x_1.jpg",
+     "sent_ids": [0, 1], "sentences": [{"sent_id": 0, "sent": "left box", "raw": "Left!", "tokens": ["left", "box"]},
+                                       {"sent_id": 1, "sent": "the box", "raw": "the box", "tokens": ["the", "box"]}]},
+    {"ref_id": 1, "ann_id": 2, "image_id": 10, "split": "train", "sentences": [{"sent_id": 2, "sent": "right box"}]},
+    {"ref_id": 2, "ann_id": 102, "image_id": 11, "split": "val", "sentences": [{"sent_id": 3, "sent": "low box"}]},
+    {"ref_id": 3, "ann_id": 202, "image_id": 12, "split": "testA", "sentences": [{"sent_id": 4, "sent": "box"}]},
+]  # fmt: skip
+
+
+@pytest.fixture
+def refcoco(tmp_path):
+    source = tmp_path / "raw"
+    write_frames(source / "images" / "mscoco" / "images" / "train2014")
+    (source / "refcoco+").mkdir()
+    content = coco_content([f"{n:05d}.jpg" for n in range(FRAMES)])
+    (source / "refcoco+" / "instances.json").write_text(json.dumps(content))
+    (source / "refcoco+" / "refs(unc).p").write_bytes(pickle.dumps(REFS, protocol=2))
+    return source
+
+
+def test_refcoco(refcoco, tmp_path):
+    splits = convert("refcoco", refcoco, tmp_path / "out", "--dataset", "refcoco+")
+    assert {split: rows["video_id"] for split, rows in splits.items()} == {
+        "train": ["10"],
+        "validation": ["11"],
+        "testA": ["12"],
+    }
+    (row,) = splits["train"]
+    assert row["num_frames"] == 1
+    check(row, frames=[0])
+    assert [(s["text"], s["instances"]) for s in row["sentences"]] == [
+        ("left box", [0]),
+        ("the box", [0]),
+        ("right box", [1]),
+    ]
+    assert "# RefCOCO+" in (tmp_path / "out" / "README.md").read_text()
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize("content", [pickle.dumps(Evil()), pickle.dumps(REFS)[:-9], b"x", pickle.dumps([{"a": 1}])])
+def test_pickles_that_are_no_refs_run_nothing(refcoco, tmp_path, content, capsys):
+    (refcoco / "refcoco+" / "refs(unc).p").write_bytes(content)
+    with pytest.raises(ValueError, match=r"refs\(unc\).p: cannot be decoded; a pickle of refs, of plain types"):
+        convert("refcoco", refcoco, tmp_path / "out", "--dataset", "refcoco+")
+    assert "run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda refs: refs[1].update(ann_id=9), "ref 1: instances.json has no annotation 9 of the image 10"),
+        (lambda refs: refs[1].update(split="dev"), "ref 1: the split is 'dev', expected one of train, validation"),
+    ],
+)
+def test_wrong_refs(refcoco, tmp_path, change, why):
+    refs = json.loads(json.dumps(REFS))
+    change(refs)
+    (refcoco / "refcoco+" / "refs(unc).p").write_bytes(pickle.dumps(refs))
+    with pytest.raises(ValueError, match=why):
+        convert("refcoco", refcoco, tmp_path / "out", "--dataset", "refcoco+")
+    splits = convert("refcoco", refcoco, tmp_path / "out", "--dataset", "refcoco+", "--skip-invalid")
+    assert len(splits["train"][0]["sentences"]) == 2
+
+
+def test_refcoco_without_pictures(refcoco, tmp_path):
+    (refcoco / "images").rename(tmp_path / "images")
+    with pytest.raises(FileNotFoundError, match="with COCO's pictures does not exist; give --images"):
+        convert("refcoco", refcoco, tmp_path / "out", "--dataset", "refcoco+")
