@@ -380,14 +380,25 @@ def _times(packets: _Packets, order: np.ndarray) -> tuple[float, np.ndarray, flo
     if None in stamps:
         stamps, unit = range(len(order)), 1 / Fraction(rate or 25)
     start = float(stamps[0] * unit)
-    steps = np.diff(np.array(stamps, dtype=np.int64))
-    forward = steps > 0  # a recording that was joined from several may begin anew
-    steps[~forward] = round(np.median(steps[forward])) if forward.any() else 1
+    steps = _forward(np.diff(np.array(stamps, dtype=np.int64)))
     times = np.concatenate([[0.0], np.cumsum(steps)]) * unit.numerator / unit.denominator
     fps = float(rate or 25)
     if len(steps) and (rate is None or abs(len(steps) / fps - times[-1]) > 0.5 / fps):
         fps = len(steps) / float(times[-1])  # the header's rate is not that of the frames shown
     return start, times, float(times[-1]) + (last or 1 / fps), fps
+
+
+def _forward(steps: np.ndarray) -> np.ndarray:
+    """Steps from time stamp to time stamp (T-1,), all of them made to lead forward."""
+    usual = round(np.median(steps[steps > 0])) if (steps > 0).any() else 1
+    for place in np.flatnonzero(steps <= 0):
+        # Two frames at the same time, a wrong guess, share the step that follows. A recording that was joined from
+        # several begins anew with a step back.
+        half = steps[place + 1] // 2 if steps[place] == 0 and place + 1 < len(steps) else 0
+        steps[place] = half if half > 0 else usual
+        if half > 0:
+            steps[place + 1] -= half
+    return steps
 
 
 def _earlier(pts: int | None, dts: int | None) -> int:

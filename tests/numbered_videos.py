@@ -1,0 +1,84 @@
+"""Videos whose frames carry their number, for tests; PyAV writes them."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+
+HEIGHT, WIDTH, BITS = 48, 64, 6
+CORNERS = (((0, 8), (0, 8), (230, 20, 20)), ((0, 8), (-8, None), (20, 220, 20)), ((-8, None), (0, 8), (20, 20, 230)))
+
+
+def numbered_frame(number, height=HEIGHT, width=WIDTH):
+    """uint8 (height, width, 3): gray, the number as blocks (most significant first) in its middle, colored corners."""
+    frame = np.full((height, width, 3), 90, np.uint8)
+    for (top, bottom), (left, right), color in CORNERS:
+        frame[top:bottom, left:right] = color
+    size = width // (BITS + 2)
+    for bit in range(BITS):
+        left = size * (bit + 1)
+        frame[height // 2 - 6 : height // 2 + 6, left : left + size] = 235 if number >> (BITS - 1 - bit) & 1 else 20
+    return frame
+
+
+def drawn_number(frame):
+    """The number of a frame as it was drawn, whatever its scale."""
+    height, width = frame.shape[:2]
+    size = width / (BITS + 2)
+    middle = [frame[height // 2 - 2 : height // 2 + 2, round(size * (bit + 1.5))] for bit in range(BITS)]
+    return sum(1 << (BITS - 1 - bit) for bit, pixels in enumerate(middle) if pixels.mean() > 127)
+
+
+def write_numbered(
+    path,
+    num_frames=30,
+    codec="libx264",
+    options=None,
+    times=None,
+    matrix=None,
+    aspect=None,
+    height=HEIGHT,
+    width=WIDTH,
+    container_options=None,
+):
+    """Writes frames 0, 1, ..., 25 per second, and returns the file's path.
+
+    Args:
+        options, container_options: of the encoder and of the container.
+        times: of the frames in seconds; default: even.
+        matrix: (a, b, c, d) of the display matrix.
+        aspect: of a pixel.
+    """
+    clock = Fraction(1, 1000) if times is not None else Fraction(1, 25)
+    with av.open(str(path), "w", container_options=container_options) as output:
+        stream = output.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width = height, width
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8", "prores_ks": "yuv422p10le"}.get(codec, "yuv420p")
+        stream.codec_context.time_base = clock
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if matrix is not None:
+            a, b, c, d = (value << 16 for value in matrix)
+            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        for number in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number, height, width), format="rgb24")
+            frame.time_base = clock
+            frame.pts = number if times is None else round(times[number] * 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path
+
+
+def cut(source, target, start):
+    """Cuts a video at `start` (seconds) without decoding: the packets from the key frame before it on are copied, with
+    times below 0 for what is not to be shown, which an mp4 or mov says with an edit list."""
+    with av.open(str(source)) as video, av.open(str(target), "w") as output:
+        stream = video.streams.video[0]
+        copy = output.add_stream_from_template(stream)
+        offset = int(start / stream.time_base)
+        video.seek(offset, stream=stream)
+        for packet in video.demux(stream):
+            if packet.dts is not None:
+                packet.dts, packet.pts, packet.stream = packet.dts - offset, packet.pts - offset, copy
+                output.mux(packet)
+    return target

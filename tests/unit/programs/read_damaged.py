@@ -1,0 +1,63 @@
+"""Reads damaged files, each in a process of its own with a limit of time and memory.
+
+python read_damaged.py SECONDS FILE ...
+
+Prints a line of JSON per file: [name, what it ended with, details], where the second is "frames" (details: frames that
+were read, frames that are missing), "error" (a message that names the file) or "crash".
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+from modeling_cvls import FrameReader
+from modeling_cvls.video_decoder_cvls import import_decord
+from modeling_cvls.video_index_cvls import import_av
+
+MEMORY = 2_000_000_000  # bytes
+
+
+def read(path):
+    """What reading a file in one pass and in any order ends with."""
+    try:
+        reader = FrameReader(path, on_damage="keep")
+        there = [index for index, frame in enumerate(reader.frames(range(len(reader)))) if frame is not None]
+        for index in there[:: max(1, len(there) // 5)]:
+            assert reader.read([index]).shape == (1, reader.height, reader.width, 3)
+        if reader.missing_frames:
+            assert str(path) in reader.damage
+        return "frames", [len(there), len(reader.missing_frames)]
+    except (OSError, ValueError) as error:
+        return "error" if str(path) in str(error) else "crash", str(error)
+    except BaseException as error:
+        return "crash", repr(error)
+
+
+def read_in_fork(path, seconds):
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        signal.alarm(seconds)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        with open(writing, "w") as pipe:
+            json.dump(read(path), pipe)
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        answer = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return json.loads(answer) if status == 0 else ("crash", f"status {status}")
+
+
+def main(seconds, *paths):
+    import_av()
+    import_decord()
+    for path in paths:
+        print(json.dumps([Path(path).name, *read_in_fork(path, int(seconds))]), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,184 @@
+"""Of a damaged video is read what can be decoded, and what is missing is named; or it is refused."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from factories import ROOT, SHARED
+from modeling_cvls import FrameReader
+from numbered_videos import drawn_number, write_numbered
+
+PROGRAM = Path(__file__).parent / "programs/read_damaged.py"
+CONTAINERS = {"mp4": "libx264", "mkv": "libx264", "ts": "libx264", "avi": "mpeg4", "webm": "libvpx", "mov": "mjpeg",
+              "mpg": "mpeg2video", "gif": "gif", "h264": "libx264", "flv": "flv"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An mp4 whose table stands before the frames, so that its beginning is enough."""
+    path = tmp_path_factory.mktemp("whole") / "whole.mp4"
+    options = {"g": "10", "sc_threshold": "0", "bf": "2"}
+    return write_numbered(path, 60, options=options, container_options={"movflags": "faststart"})
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.7, 0.9, 0.97, 0.999])
+def test_a_file_that_was_cut_off(whole, tmp_path, share):
+    path = tmp_path / "cut.mp4"
+    content = whole.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    reader = FrameReader(path, on_damage="keep")
+    frames = list(reader.frames(range(len(reader))))
+    there = [index for index, frame in enumerate(frames) if frame is not None]
+    assert sorted([*there, *reader.missing_frames]) == list(range(60)) and there and reader.missing_frames
+    assert [drawn_number(frames[index]) for index in there] == there
+    assert [drawn_number(frame) for frame in reader.read(there[::-3])] == there[::-3]
+    assert f"cut.mp4 is damaged or was cut off: {len(reader.missing_frames)} of its frames" in reader.damage
+    with pytest.raises(ValueError, match=r"frame 59 of .*cut.mp4|damaged or was cut off: it holds .* of the 60 frames"):
+        list(FrameReader(path).frames(range(60)))
+
+
+@pytest.mark.parametrize("container", ["mkv", "webm", "flv"])
+def test_a_file_that_holds_less_than_its_header_says(tmp_path, container):
+    path = write_numbered(tmp_path / f"clip.{container}", 60, codec=CONTAINERS[container])
+    assert not FrameReader(path).missing_frames
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(ValueError, match="damaged or was cut off: it holds .* of the .* frames that its header"):
+        FrameReader(path)
+    reader = FrameReader(path, on_damage="keep")
+    there = [index for index, frame in enumerate(reader.frames(range(len(reader)))) if frame is not None]
+    assert there[:20] == list(range(20)) and abs(max(reader.missing_frames) - 59) <= 1
+
+
+def test_bytes_lost_in_the_middle(whole, tmp_path):
+    content = bytearray(whole.read_bytes())
+    start = content.index(b"mdat") + (len(content) - content.index(b"mdat")) // 2
+    content[start : start + 200] = bytes(200)
+    (tmp_path / "hole.mp4").write_bytes(content)
+    reader = FrameReader(tmp_path / "hole.mp4", on_damage="keep")
+    frames = list(reader.frames(range(len(reader))))
+    missing = [index for index, frame in enumerate(frames) if frame is None]
+    assert len(frames) == 60 and missing and reader.missing_frames == missing
+    assert [drawn_number(frame) for frame in frames[:20]] == list(range(20))  # what lies before the hole
+    assert [drawn_number(frame) for frame in frames[50:]] == list(range(50, 60))  # and two key frames behind it
+    strict = FrameReader(tmp_path / "hole.mp4")
+    with pytest.raises(ValueError, match=f"frame {missing[0]} of .*hole.mp4 cannot be decoded; the file is damaged"):
+        list(strict.frames(range(60)))
+    with pytest.raises(ValueError, match="hole.mp4 cannot be decoded"):
+        strict.read(range(60))
+    assert drawn_number(strict.read([3])[0]) == 3
+    with pytest.raises(ValueError, match="on_damage is 'error' or 'keep', not 'hide'"):
+        FrameReader(whole, on_damage="hide")
+
+
+def test_a_stream_that_changes_its_size(tmp_path):
+    first = write_numbered(tmp_path / "first.ts", 20).read_bytes()
+    second = write_numbered(tmp_path / "second.ts", 20, height=96, width=128).read_bytes()
+    (tmp_path / "both.ts").write_bytes(first + second)
+    for on_damage in ("error", "keep"):
+        reader = FrameReader(tmp_path / "both.ts", on_damage=on_damage)
+        with pytest.raises(ValueError, match=r"frame 20 of .*both.ts is 96 x 128 pixels .* frame 0 48 x 64"):
+            list(reader.frames(range(40)))
+
+
+def damaged(content, other, random):
+    """Bits flipped, cut off, bytes lost, or the beginning of another format."""
+    content = bytearray(content)
+    kind = random.integers(4)
+    if kind == 0:
+        for place in random.integers(len(content), size=2 ** random.integers(8)):
+            content[place] ^= 1 << int(random.integers(8))
+    elif kind == 1:
+        content = content[: random.integers(1, len(content))]
+    elif kind == 2:
+        start = random.integers(len(content))
+        del content[start : start + random.integers(1, 500)]
+    else:
+        length = random.integers(8, 200)
+        content[:length] = other[:length]
+    return bytes(content)
+
+
+def check_damaged(folder, number, seed=0):
+    random, sources = np.random.default_rng(seed), []
+    for container, codec in CONTAINERS.items():
+        options = {"mp4": {"g": "10", "bf": "2"}, "ts": {"g": "10", "bf": "2"}}.get(container)
+        sources.append(write_numbered(folder / f"whole.{container}", codec=codec, options=options))
+    contents = [path.read_bytes() for path in sources]
+    paths = []
+    for index in range(number):
+        place = index % len(sources)
+        paths.append(folder / f"damaged{index}{sources[place].suffix}")
+        other = contents[random.integers(len(sources))]
+        paths[-1].write_bytes(damaged(contents[place], other, random))
+    result = subprocess.run(
+        [sys.executable, PROGRAM, "20", *paths],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=20 * number,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    endings = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(endings) == number
+    assert not [ending for ending in endings if ending[1] == "crash"]
+    assert {ending[1] for ending in endings} == {"frames", "error"}
+    assert any(ending[1] == "frames" and ending[2][1] for ending in endings)
+
+
+def test_damaged_files(tmp_path):
+    check_damaged(tmp_path, 60)
+
+
+@pytest.mark.slow
+def test_a_thousand_damaged_files(tmp_path):
+    check_damaged(tmp_path, 1000, seed=1)
+
+
+def test_reading_damaged_files_holds_no_memory(whole):
+    """The same damaged videos over and over: the process does not grow."""
+    random, content = np.random.default_rng(0), whole.read_bytes()
+    videos = [damaged(content, content, random) for _ in range(12)]
+
+    def read_all():
+        for video in videos:
+            try:
+                reader = FrameReader(video, on_damage="keep")
+                list(reader.frames(range(len(reader))))
+                reader.read([0])
+            except ValueError:
+                pass
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    if not Path("/proc/self/statm").is_file():
+        pytest.skip("memory is measured with /proc")
+    for _ in range(3):
+        before = read_all()
+    for _ in range(10):
+        after = read_all()
+    assert after - before < 8e6
+
+
+@pytest.mark.skipif(not (SHARED / "cases").is_dir(), reason="../shared/cases is absent")
+def test_reported_damage(tmp_path):
+    folder = SHARED / "cases/damaged"
+    for name, there in {"truncated.mp4": 48, "corrupt_mid.mp4": 114, "fast.mp4": 120}.items():
+        reader = FrameReader(folder / name, on_damage="keep")
+        frames = [frame for frame in reader.frames(range(len(reader))) if frame is not None]
+        assert len(frames) == there and len(reader.missing_frames) == 120 - there
+    with pytest.raises(ValueError, match=r"frame 30 of .* is 192 x 320 pixels .* frame 0 96 x 160"):
+        list(FrameReader(SHARED / "cases/size_changes/size_change.ts").frames(range(60)))
+
+
+def test_nothing_is_said_of_whole_files(whole):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reader = FrameReader(whole, on_damage="keep")
+        assert all(frame is not None for frame in reader.frames(range(60)))
+    assert reader.missing_frames == [] and reader.damage is None and not reader.is_missing(3)
