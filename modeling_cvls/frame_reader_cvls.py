@@ -34,7 +34,7 @@ class FrameReader:
             16-bit gray values are divided by 257. What a URL gives is kept in a temporary file while the reader lives.
         fps: frames per second; by default as the container says. With it, frame i is at the time i / fps.
         on_damage: what to do with an encoded video of which some frames cannot be decoded. "error" refuses it, at
-            opening or when such a frame is reached; "keep" gives the other frames and lists these in `missing_frames`.
+            opening or when such a frame is reached; "keep" gives the others and lists these in `missing_frames`.
 
     Attributes:
         fps: frames per second, the mean over the video; None where neither `fps` nor a container says it.
@@ -46,6 +46,7 @@ class FrameReader:
         sample_aspect_ratio: the width of a pixel divided by its height, a `Fraction`.
         missing_frames: the numbers of the frames that were found to be missing so far, sorted. Those that the header
             promises beyond the end of the file are numbered from `len(reader)` on.
+        partial_frames: the numbers of the frames that were found to be damaged so far, but are given, sorted.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -144,23 +145,25 @@ class FrameReader:
     def missing_frames(self) -> list[int]:
         return sorted(self._frames.missing) if isinstance(self._frames, EncodedVideo) else []
 
+    @property
+    def partial_frames(self) -> list[int]:
+        return sorted(self._frames.partial) if isinstance(self._frames, EncodedVideo) else []
+
     def is_missing(self, frame: int) -> bool:
         """Whether a frame was found to be missing."""
         return isinstance(self._frames, EncodedVideo) and frame in self._frames.missing
 
     @property
     def damage(self) -> str | None:
-        """A sentence that names the frames that were found to be missing so far; None where there is none."""
-        missing = self.missing_frames
-        if not missing:
-            return None
-        starts = [frame for frame in missing if frame - 1 not in self._frames.missing]
-        stops = [frame for frame in missing if frame + 1 not in self._frames.missing]
-        spans = [f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, stops, strict=True)]
-        return (
-            f"{self._name} is damaged or was cut off: {len(missing)} of its frames cannot be decoded and are left out "
-            f"({', '.join(spans)})"
-        )
+        """A sentence that names the frames that were found to be missing or partial; None where there is none."""
+        parts = []
+        if self.missing_frames:
+            spans = _spans(self.missing_frames)
+            parts.append(f"{len(self.missing_frames)} of its frames cannot be decoded and are left out ({spans})")
+        if self.partial_frames:
+            spans = _spans(self.partial_frames)
+            parts.append(f"{len(self.partial_frames)} are decoded only in part ({spans})")
+        return f"{self._name} is damaged or was cut off: {'; '.join(parts)}" if parts else None
 
     def __len__(self) -> int:
         return len(self._frames.index if isinstance(self._frames, EncodedVideo) else self._frames)
@@ -233,6 +236,13 @@ class FrameReader:
         if isinstance(self._frames, EncodedVideo):
             return self._frames.frames(map(int, indices))
         return (self.read([index])[0] for index in indices)
+
+
+def _spans(numbers: list[int]) -> str:
+    """Sorted numbers as text: "3, 7 to 9"."""
+    starts = [number for number in numbers if number - 1 not in numbers]
+    stops = [number for number in numbers if number + 1 not in numbers]
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, stops, strict=True))
 
 
 def _download(url: str) -> tempfile._TemporaryFileWrapper:

@@ -28,6 +28,7 @@ class EncodedVideo:
         index: the `VideoIndex` of its frames.
         missing: a set of the numbers of frames that were found to be missing so far; those that the header promises
             behind the end of the file are numbered from `len(index)` on.
+        partial: a set of the numbers of frames of which only a part could be decoded.
 
     Raises:
         ValueError: it cannot be decoded, or frames are missing at its end and `on_damage` is "error".
@@ -46,7 +47,7 @@ class EncodedVideo:
             raise ValueError(f"{name} cannot be decoded as a video: it {error}") from error
         self._decoder, self._decord = None, None  # of `read`, from its first call on
         there, missing = len(self.index), self.index.num_missing
-        self.missing = set(range(there, there + missing))
+        self.missing, self.partial = set(range(there, there + missing)), set()
         if missing and on_damage == "error":
             raise ValueError(
                 f"{name} is damaged or was cut off: it holds {there} of the {there + missing} frames that its header "
@@ -93,11 +94,12 @@ class EncodedVideo:
         if number >= len(self.index):
             raise ValueError(self._missing_message(number))
         frame = decoder.decode(number)
-        if frame is None or (frame.is_corrupt and self._on_damage == "error"):
-            self.missing.add(number)
+        if frame is None or frame.is_corrupt:
+            (self.missing if frame is None else self.partial).add(number)
             if self._on_damage == "error":
                 raise ValueError(self._missing_message(number))
-            return None
+            if frame is None:
+                return None
         picture = np.ascontiguousarray(self.index.as_shown(frame.to_ndarray(format="rgb24")))
         height, width = self.index.height, self.index.width
         if picture.shape[:2] != (height, width):

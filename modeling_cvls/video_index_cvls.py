@@ -17,6 +17,7 @@ import numpy as np
 from .mp4_tables_cvls import check_mp4_tables
 
 VP8_IS_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, section 9.1)
+REORDERED = 8  # so many frames at most are stored before one that is shown earlier, with usual encoders
 TINY = 24  # bytes; a smaller packet of MPEG-4 may say "no new frame" instead of holding one
 
 
@@ -428,9 +429,10 @@ def _aspect_as_shown(aspect: Fraction | None, orientation: tuple[bool, bool, boo
 def _num_missing(packets: _Packets, start: float, times: np.ndarray, end: float, fps: float) -> int:
     """How many frames the header promises beyond those that are there."""
     missing = max(0, packets.num_promised - len(packets))
-    steps = np.diff(times)
-    # With frames of differing durations, the length says nothing of their number.
+    # With frames of differing lengths, that of the video says nothing of their number. Among the last ones some may be
+    # missing already, as frames are not stored in the order of display.
+    steps = np.diff(times)[:-REORDERED]
     if not missing and packets.length is not None and len(steps) and steps.max() < 1.5 * np.median(steps):
-        gap = (packets.length - start - end) * fps
-        missing = round(gap) if gap > 1.5 else 0
+        step, length = np.median(steps), packets.length - start
+        missing = max(0, round(length / step) - len(times)) if length - end > 1.5 * step else 0
     return max(missing, int(packets.is_cut))

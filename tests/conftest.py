@@ -1,5 +1,7 @@
 """Fixtures of several tests; what they are made with stands in factories.py."""
 
+import sys
+
 import pytest
 import torch
 from datasets import Dataset
@@ -47,3 +49,10 @@ def make_trainer(make_model, processor, square_rows, tmp_path):
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture(params=["decord", "PyAV alone"])
+def decoders(request, monkeypatch):
+    """With decord, where it is installed, and without."""
+    if request.param == "PyAV alone":
+        monkeypatch.setitem(sys.modules, "decord", None)

@@ -35,10 +35,8 @@ def write_numbered(
     codec="libx264",
     options=None,
     times=None,
-    matrix=None,
-    aspect=None,
-    height=HEIGHT,
-    width=WIDTH,
+    display=None,
+    size=(HEIGHT, WIDTH),
     container_options=None,
 ):
     """Writes frames 0, 1, ..., 25 per second, and returns the file's path.
@@ -46,22 +44,20 @@ def write_numbered(
     Args:
         options, container_options: of the encoder and of the container.
         times: of the frames in seconds; default: even.
-        matrix: (a, b, c, d) of the display matrix.
-        aspect: of a pixel.
+        display: the display matrix's (a, b, c, d), and the width of a pixel by its height.
+        size: (height, width).
     """
     clock = Fraction(1, 1000) if times is not None else Fraction(1, 25)
     with av.open(str(path), "w", container_options=container_options) as output:
         stream = output.add_stream(codec, rate=25, options=options or {})
-        stream.height, stream.width = height, width
+        stream.height, stream.width = size
         stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8", "prores_ks": "yuv422p10le"}.get(codec, "yuv420p")
         stream.codec_context.time_base = clock
-        if aspect is not None:
-            stream.codec_context.sample_aspect_ratio = aspect
-        if matrix is not None:
-            a, b, c, d = (value << 16 for value in matrix)
-            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        if display is not None:
+            (a, b, c, d), stream.codec_context.sample_aspect_ratio = display
+            stream.set_display_matrix([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30])
         for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number, height, width), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number, *size), format="rgb24")
             frame.time_base = clock
             frame.pts = number if times is None else round(times[number] * 1000)
             output.mux(stream.encode(frame))

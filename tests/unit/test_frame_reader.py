@@ -15,6 +15,7 @@ from PIL import Image
 from factories import SHARED
 from modeling_cvls.frame_reader_cvls import FrameReader
 
+pytestmark = pytest.mark.usefixtures("decoders")
 REAL_VIDEOS = sorted((SHARED / "real_data/videos").glob("*.mp4"))
 
 

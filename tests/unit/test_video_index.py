@@ -1,7 +1,6 @@
 """Frame i is the frame that a player shows, however it is asked for and whatever the container."""
 
 import itertools
-import sys
 
 import av
 import numpy as np
@@ -32,13 +31,6 @@ CODECS = {
     "ts": ["libx264", "mpeg2video"],
     "webm": ["libvpx", "libsvtav1"],
 }
-
-
-@pytest.fixture(params=["decord", "PyAV alone"])
-def decoders(request, monkeypatch):
-    """With decord, where it is installed, and without."""
-    if request.param == "PyAV alone":
-        monkeypatch.setitem(sys.modules, "decord", None)
 
 
 def as_decoded(frame, matrix):
@@ -136,7 +128,7 @@ def test_all_ways_of_reading_agree_widely(tmp_path, container, codec, key_interv
 
 @pytest.mark.parametrize("matrix", MATRICES, ids=str)
 def test_turned_and_mirrored_videos(tmp_path, decoders, matrix):
-    write_numbered(tmp_path / "turned.mp4", 5, options={"crf": "10"}, matrix=matrix, aspect=2)
+    write_numbered(tmp_path / "turned.mp4", 5, options={"crf": "10"}, display=(matrix, 2))
     check_frames(tmp_path / "turned.mp4", list(range(5)), matrix=matrix)
     assert FrameReader(tmp_path / "turned.mp4").sample_aspect_ratio == (2 if matrix[0] else 1 / 2)
 
@@ -225,7 +217,7 @@ def test_decord_reads_plain_mp4_and_nothing_else(tmp_path):
     assert plain._decord is not None
     for path in (
         write_numbered(tmp_path / "clip.ts"),
-        write_numbered(tmp_path / "turned.mp4", matrix=(-1, 0, 0, 1)),
+        write_numbered(tmp_path / "turned.mp4", display=((-1, 0, 0, 1), 1)),
         write_numbered(tmp_path / "open.mp4", options={"x264-params": "open-gop=1:keyint=12:bframes=3"}),
         write_numbered(tmp_path / "refresh.mp4", options={"x264-params": "intra-refresh=1:keyint=12"}),
         cut(write_numbered(tmp_path / "whole.mp4"), tmp_path / "cut.mp4", 0.3),
