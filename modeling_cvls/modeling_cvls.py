@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoBackbone, AutoConfig, AutoModel
+from transformers import AutoModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -30,6 +30,7 @@ from .fusion_cvls import (
 from .layers_cvls import CVLSPreTrainedModel, extend_edges, freeze_what_cannot_learn, upsample
 from .loss_cvls import CVLSCriterion, CVLSLosses, CVLSTargets
 from .outputs_cvls import CVLSFusedFeatures, CVLSOutput, CVLSVideoFeatures
+from .parts_cvls import load_backbone, load_text_encoder, register_text_tower
 from .session_mixins_cvls import SessionModelMixin
 from .vision_cvls import CVLSVision, backbone_of
 
@@ -70,6 +71,7 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
     def __init__(self, config: CVLSConfig):
         super().__init__(config)
         self.vision = CVLSVision(config, backbone_of(config))
+        register_text_tower(config.text_config)
         encoder = AutoModel.from_config(config.text_config, **without_pooler(config.text_config))
         self.language = CVLSLanguage(config, freeze_what_cannot_learn(encoder))
         self.fusion = nn.ModuleList(CVLSFusionLayer(config) for _ in range(config.num_fusion_layers))
@@ -133,27 +135,21 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
 
         Args:
             vision: name on the Hub or folder of a model that `AutoBackbone` loads.
-            text: name on the Hub or folder of a model that `AutoModel` loads.
+            text: name on the Hub or folder of a model that `AutoModel` loads; of one of images and text, such as CLIP,
+                its text tower.
             vision_features: the backbone's stages to use, finest first. Without it: all of a pyramid's stages (ResNet,
                 ConvNeXt, Swin, Hiera), four evenly spaced ones of a plain transformer's.
             kwargs: fields of [`CVLSConfig`].
 
         Returns:
             The model; what is not backbone or text encoder is newly initialized.
+
+        Raises:
+            ValueError: one of the two cannot serve; the message names some that can.
         """
-        backbone_config = AutoConfig.from_pretrained(vision)
-        if vision_features is None:
-            stages = [name for name in backbone_config.stage_names if name != "stem"]
-            vision_features = stages if len(stages) <= 5 else [stages[len(stages) * i // 4 - 1] for i in range(1, 5)]
-        backbone_config.out_features = vision_features
-        with torch.device("meta"):  # AutoBackbone.from_pretrained takes a folder for a name on the Hub
-            backbone_class = type(AutoBackbone.from_config(backbone_config))
-        backbone = backbone_class.from_pretrained(vision, config=backbone_config)
-        text_config = AutoConfig.from_pretrained(text)
-        encoder = AutoModel.from_pretrained(text, config=text_config, **without_pooler(text_config))
+        backbone, encoder = load_backbone(vision, vision_features), load_text_encoder(text)
         model = cls(CVLSConfig(backbone_config=backbone.config, text_config=encoder.config, **kwargs))
-        model.vision.backbone = freeze_what_cannot_learn(backbone)
-        model.language.encoder = freeze_what_cannot_learn(encoder)
+        model.vision.backbone, model.language.encoder = backbone, encoder
         return model
 
     @can_return_tuple
