@@ -73,6 +73,8 @@ def default_and_text(action: Any) -> tuple[str, str]:
         return "required", text
     if action.default is None or action.default == "==SUPPRESS==":
         return "", text
+    if "--num-proc" in action.option_strings:
+        return "one per core", text
     if isinstance(action.default, list | tuple):
         return f"`{' '.join(map(str, action.default))}`", text
     return f"`{str(action.default).lower() if isinstance(action.default, bool) else action.default}`", text
