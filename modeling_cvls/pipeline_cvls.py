@@ -17,11 +17,9 @@ from .frame_reader_cvls import FrameReader
 from .hub_cvls import push_card
 from .live_cvls import CVLSLive, LiveOptions
 from .masks_cvls import MaskOptions, frame_results, sentence_results
-from .selection_cvls import FrameSelection, read_windows, select_frames, without_missing
+from .selection_cvls import FrameSelection, Video, open_reader, read_windows, select_frames, without_missing
 from .session_cvls import CVLSVideoSession, is_saved_session
 from .windows_cvls import Window, plan_windows
-
-Video = str | Path | bytes | np.ndarray | torch.Tensor | list | FrameReader
 
 READING = ("on_damage",)
 SELECTION = ("frame_indices", "start", "end", "fps")
@@ -195,7 +193,7 @@ class CVLSPipeline(ChunkPipeline):
             if kwargs or video_fps is not None:
                 raise ValueError(f"{video} is a saved session, whose frames and windows are chosen already")
             return CVLSVideoSession.load(video, self.model, self.processor, options)
-        reader = _open_reader(video, video_fps, given.get("on_damage", "keep"))
+        reader = open_reader(video, video_fps, given.get("on_damage", "keep"))
         selection = select_frames(reader, **{name: given.get(name) for name in ("start", "end", "fps")})
         session = CVLSVideoSession(
             self.processor, selection, reader, *_window_of(self.model.config, given), options, self.model
@@ -235,7 +233,7 @@ class CVLSPipeline(ChunkPipeline):
         preprocess, masks = {**self._preprocess_params, **preprocess}, {**self._forward_params, **masks}
         if batch_size is None:
             batch_size = 1 if self._batch_size is None else self._batch_size
-        reader = _open_reader(video, video_fps, preprocess.get("on_damage", "keep"))
+        reader = open_reader(video, video_fps, preprocess.get("on_damage", "keep"))
         if not all(isinstance(sentence, str) for sentence in sentences):
             raise ValueError(f"the sentences of a video are a string or a list of strings, not {sentences!r}")
         text = self.processor(text=sentences)
@@ -289,10 +287,6 @@ class CVLSPipeline(ChunkPipeline):
                     yield result
                 forget(waiting, windows[-1].complete)
                 bar.update(len(windows))
-
-
-def _open_reader(video: Video, fps: float | None, on_damage: str) -> FrameReader:
-    return video if isinstance(video, FrameReader) and fps is None else FrameReader(video, fps, on_damage)
 
 
 def _window_of(config: CVLSConfig, given: dict) -> tuple[int, int]:

@@ -3,14 +3,24 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .frame_reader_cvls import FrameReader
 from .windows_cvls import Window
 
 ROUNDING = 1e-6  # seconds
+
+
+Video = str | Path | bytes | np.ndarray | torch.Tensor | list | FrameReader
+
+
+def open_reader(video: Video, fps: float | None = None, on_damage: str = "keep") -> FrameReader:
+    """A reader of the video; one that is a reader already and is given no `fps` is taken as it is."""
+    return video if isinstance(video, FrameReader) and fps is None else FrameReader(video, fps, on_damage)
 
 
 @dataclass(frozen=True)
@@ -128,4 +138,4 @@ def without_missing(results: Iterable[dict[str, Any]], reader: FrameReader) -> I
         warnings.warn(reader.damage, stacklevel=2)
 
 
-__all__ = ["FrameSelection", "read_windows", "select_frames", "without_missing"]
+__all__ = ["FrameSelection", "Video", "open_reader", "read_windows", "select_frames", "without_missing"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -188,6 +189,8 @@ class CVLSVideoSession:
                 frame = int(self.selection.frames[position])
                 if frame not in self.missing_frames:
                     yield CVLSFrameOutput(frame, masks[:, index], presence[:, index])
+        if self.reader is not None and self.reader.damage is not None:
+            warnings.warn(self.reader.damage, stacklevel=2)
 
     def _check_ready(self) -> None:
         if self.model is None:

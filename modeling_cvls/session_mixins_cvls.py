@@ -6,9 +6,8 @@ from typing import Any
 import torch
 
 from .features_cvls import CacheOptions
-from .frame_reader_cvls import FrameReader
 from .masks_cvls import MaskOptions, frame_results
-from .selection_cvls import select_frames
+from .selection_cvls import Video, open_reader, select_frames
 from .session_cvls import CVLSFrameOutput, CVLSVideoSession
 
 
@@ -47,7 +46,7 @@ class SessionProcessorMixin:
 
     def init_video_session(
         self,
-        video,
+        video: Video,
         inference_device: str | torch.device | None = None,
         inference_state_device: str | torch.device = "cpu",
         processing_device: str | torch.device | None = None,
@@ -70,7 +69,7 @@ class SessionProcessorMixin:
             OSError, TypeError, ValueError: as `FrameReader`.
         """
         cache = "cpu" if torch.device(inference_state_device).type == "cpu" else "device"
-        reader = FrameReader(video, video_fps)
+        reader = open_reader(video, video_fps)
         return CVLSVideoSession(self, select_frames(reader), reader, cache=CacheOptions(cache, dtype, max_memory))
 
     def add_text_prompt(self, inference_session: CVLSVideoSession, text: str | list[str]) -> CVLSVideoSession:

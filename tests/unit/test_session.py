@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -277,3 +278,38 @@ def test_the_names_of_transformers_video_models(segmenter):
         session.bind(CVLSModel(tiny_config()))
     with pytest.raises(ValueError, match="has no model yet"):
         next(processor.init_video_session(FRAMES).stream("the circle"))
+
+
+def test_missing_frames_have_no_results_and_a_saved_session_knows_them(segmenter, tmp_path):
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
+        for frame in FRAMES:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    start, size = places[6]
+    start = content.index(b"\xff\xd8", start)  # a JPEG begins so
+    content[start : start + size - 20] = bytes(size - 20)
+    path.write_bytes(content)
+
+    with pytest.warns(UserWarning, match="6"):
+        (expected,) = segmenter(path, "the red circle")
+    there = [number for number in range(13) if number != 6]
+    assert expected["missing_frames"] == [6] and expected["frame_indices"] == there
+    session = segmenter.open(path, dtype=None)
+    with pytest.warns(UserWarning, match="6"):
+        check_same(session.ask("the red circle", presence_threshold=0), [expected])
+    session.save(tmp_path / "clip.features")
+    (found,) = segmenter.open(tmp_path / "clip.features").ask("the red circle", presence_threshold=0)
+    assert found["missing_frames"] == [6]
+    check_same([found], [expected])
+    session = segmenter.processor.add_text_prompt(segmenter.processor.init_video_session(path), "the red circle")
+    with pytest.warns(UserWarning, match="6"):
+        frames = [outputs.frame_idx for outputs in segmenter.model.propagate_in_video_iterator(session)]
+    assert frames == there
+    with pytest.raises(ValueError, match="frame 6 of .*clip.avi cannot be decoded"):
+        segmenter.open(path, on_damage="error")
