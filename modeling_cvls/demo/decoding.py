@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,14 +49,12 @@ class DecodedClip:
         frames: uint8 (T, H, W, 3), RGB, mapped from the file.
         frame_indices: T numbers of these frames in the clip, from 0.
         fps: frames per second of `frames`.
-        seconds: how long decoding took.
     """
 
     path: Path
     frames: np.ndarray
     frame_indices: list[int]
     fps: float
-    seconds: float
 
     @property
     def duration(self) -> float:
@@ -105,14 +102,12 @@ class Decoder:
             ValueError: the file is no video, is more than the limits allow, or ended the process.
         """
         job = {"path": str(path), "output": str(output), "limits": asdict(self.limits)}
-        start = time.perf_counter()
         with self._lock:
             answer = self._ask(json.dumps(job))
         if "error" in answer:
             raise ValueError(answer["error"])
         frames = np.memmap(output, np.uint8, "r", shape=tuple(answer["shape"]))
-        seconds = time.perf_counter() - start
-        return DecodedClip(Path(output), frames, answer["frame_indices"], answer["fps"], seconds)
+        return DecodedClip(Path(output), frames, answer["frame_indices"], answer["fps"])
 
     def _ask(self, job: str) -> dict:
         if self._helper.poll() is not None:  # someone ended it while it waited

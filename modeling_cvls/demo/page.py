@@ -3,7 +3,6 @@
 import html
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -182,25 +181,23 @@ class Page:
     def _run(
         self, path: str | None, sentences: list[str], progress: Callable, threshold: float, presence_threshold: float
     ) -> Results:
-        start = time.perf_counter()
-        clip = self.clips.open(path)
-        opened = {"decoding": time.perf_counter() - start}
-        folder = Path(tempfile.mkdtemp(dir=self.clips.folder))
         thresholds = {"threshold": threshold, "presence_threshold": presence_threshold}
-        try:
-            results = segment_clip(self.segmenter, clip, sentences, folder, progress, **thresholds)
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
-        results.seconds = opened | results.seconds
-        return results
+        for name, value in thresholds.items():
+            if not isinstance(value, int | float):
+                raise ValueError(f"The {name} must be a number from 0 to 1.")
+        with self.clips.open(path) as opened:
+            folder = Path(tempfile.mkdtemp(dir=self.clips.folder))
+            try:
+                return segment_clip(opened, sentences, folder, progress, **thresholds)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
 
-    def _segment(self, values: dict, progress=gr.Progress()) -> dict:  # noqa: B008  gradio looks for this default
+    def _segment(self, values: dict, progress=gr.Progress(track_tqdm=True)) -> dict:  # noqa: B008  gradio looks for this default
         path = values[self.clip]
         try:
             sentences = self._checked(values)
             results = self._run(path, sentences, progress, values[self.threshold], values[self.presence])
-            duration = self.clips.open(path).duration
         except (OSError, ValueError) as error:
             # a gr.Error would stay in the overlay's place
             gr.Warning(without_folder(error, path), title="This did not work")
@@ -210,7 +207,7 @@ class Page:
             self.table: score_table(results),
             self.save_video: gr.DownloadButton(value=str(results.video), interactive=True),
             self.save_masks: gr.DownloadButton(value=str(results.masks), interactive=True),
-            self.seconds: gr.Slider(maximum=round(duration, 2), value=round(duration / 2, 2)),
+            self.seconds: gr.Slider(maximum=round(results.duration, 2), value=round(results.duration / 2, 2)),
         }
 
     def _segment_for_api(
@@ -225,7 +222,9 @@ class Page:
     def _show_maps(self, values: dict) -> list[tuple[np.ndarray, str]] | dict:
         path = values[self.clip]
         try:
-            return similarity_maps(self.segmenter, self.clips.open(path), self._checked(values), values[self.seconds])
+            sentences = self._checked(values)
+            with self.clips.open(path) as opened:
+                return similarity_maps(self.segmenter, opened.clip, sentences, values[self.seconds])
         except (OSError, ValueError) as error:
             gr.Warning(without_folder(error, path), title="This did not work")
             return gr.skip()

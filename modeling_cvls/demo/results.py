@@ -16,6 +16,7 @@ from ..explanation import explain, window_around
 from ..pipeline_cvls import CVLSPipeline
 from ..rle_cvls import decode_mask
 from ..visualization import COLORS, VideoWriter, overlay
+from .clips import OpenClip
 from .decoding import DecodedClip
 
 MAP_SIZE = 640  # pixels, longest side of a similarity map
@@ -32,52 +33,54 @@ class Results:
         masks: a zip file of N/FRAME.png, white where sentence number N refers to, and sentences.json.
         sentences: for each sentence "sentence", "score" (the largest presence probability of the frames),
             "frames_with_a_mask" and "frames".
-        seconds: how long each step took.
+        seconds: how long each step took; without "decoding" and "encoding" where the clip was open already.
+        duration: of the clip, in seconds.
     """
 
     video: Path
     masks: Path
     sentences: list[dict]
     seconds: dict[str, float]
+    duration: float
 
 
-def segment_clip(
-    segmenter: CVLSPipeline, clip: DecodedClip, sentences: list[str], folder: Path, progress: Callable, **thresholds
-) -> Results:
+def segment_clip(opened: OpenClip, sentences: list[str], folder: Path, progress: Callable, **thresholds) -> Results:
     """Segments a clip and writes the overlay and the masks into `folder`.
 
     Args:
-        progress: called with ((frames done, frames in all), unit="frames").
-        thresholds: as of the pipeline.
+        progress: called with ((frames done, frames in all), desc=what is done, unit="frames").
+        thresholds: as of the session.
 
     Raises:
         ValueError: a sentence is too long for the model.
     """
-    start, found = time.perf_counter(), []
-    results = segmenter.stream(clip.frames, sentences, video_fps=clip.fps, mask_format="rle", **thresholds)
-    for result in results:  # run lengths of all frames take little memory
+    clip, start, found = opened.clip, time.perf_counter(), []
+    total = len(clip.frames)
+    # run lengths of all frames take little memory
+    for result in opened.session.stream(sentences, mask_format="rle", **thresholds):
         found.append(result)
-        progress((len(found), len(clip.frames)), unit="frames")
+        progress((len(found), total), desc="segmenting", unit="frames")
     segmented = time.perf_counter()
     scores = np.max([result["scores"] for result in found], axis=0).round(4).tolist()
     video, archive = folder / "overlay.mp4", folder / "masks.zip"
     with VideoWriter(video, clip.fps) as writer, zipfile.ZipFile(archive, "w") as file:
         counts = np.zeros(len(sentences), int)
-        for frame, index, result in zip(clip.frames, clip.frame_indices, found, strict=True):
+        for place, (frame, result) in enumerate(zip(clip.frames, found, strict=True)):
+            progress((place, total), desc="drawing", unit="frames")
             masks = np.stack([decode_mask(mask["counts"], *mask["size"]) for mask in result["masks"]])
             writer.write(overlay(frame[None], masks[:, None], sentences, scores)[0])
             for number, mask in enumerate(masks, start=1):
                 png = io.BytesIO()
                 Image.fromarray(mask).save(png, "png")
-                file.writestr(f"{number}/{index:05d}.png", png.getvalue())
+                file.writestr(f"{number}/{clip.frame_indices[place]:05d}.png", png.getvalue())
             counts += masks.any((1, 2))
         table = [
             {"sentence": sentence, "score": score, "frames_with_a_mask": int(count), "frames": len(found)}
             for sentence, score, count in zip(sentences, scores, counts, strict=True)
         ]
         file.writestr("sentences.json", json.dumps(table, indent=2))
-    seconds = {"segmenting": segmented - start, "drawing": time.perf_counter() - segmented}
-    return Results(video, archive, table, seconds)
+    seconds = {"sentences and masks": segmented - start, "drawing": time.perf_counter() - segmented}
+    return Results(video, archive, table, opened.seconds | seconds, clip.duration)
 
 
 def score_table(results: Results) -> str:
@@ -87,6 +90,8 @@ def score_table(results: Results) -> str:
         table += f'<tr><td style="width: 1.5em; background: rgb{color}"></td><td>{html.escape(row["sentence"])}</td>'
         table += f"<td>{row['score']:.2f}</td><td>{row['frames_with_a_mask']} of {row['frames']}</td></tr>"
     times = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in results.seconds.items())
+    if "encoding" not in results.seconds:
+        times = f"the clip was encoded before, {times}"
     return f'<table style="width: 100%">{table}</table><p id="times">Time: {times}.</p>'
 
 

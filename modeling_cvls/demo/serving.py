@@ -52,14 +52,15 @@ def serve(
             write_examples(offered)
         gr.set_static_paths([offered])  # served from there, not from a copy that is deleted
         decoder, storage = Decoder(ClipLimits(max_seconds)), Storage(cache, 60 * KEPT_FOR)
+        clips = Clips(segmenter, decoder, cache)
         try:
-            clips = Clips(decoder, cache)
             storage.delete_old_regularly(then=clips.forget_deleted)
             page = Page(segmenter, clips, read_examples(offered, MAX_SENTENCES), text)
             size = int(max_megabytes * 1e6)
             page.blocks.launch(server_port=port, share=share, max_file_size=size, footer_links=[])
         finally:
             storage.close()
+            clips.close()
             decoder.close()
 
 

@@ -9,6 +9,7 @@ PAGE_MODEL=outputs/demo/checkpoint PAGE_SCREENSHOT=docs/pictures/page.png \\
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -40,6 +41,7 @@ from selenium import webdriver  # noqa: E402
 from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
+pytestmark = pytest.mark.slow
 SENTENCES = ["the red circle", "the square moving left"]
 PLAY = """
 const [done, video] = [arguments[0], document.querySelector("#overlay video")];
@@ -79,6 +81,7 @@ def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
     scene, _ = make_scene("test", 0, size=64, num_frames=12)
     write_video(folder / "good.mp4", render(scene)[0], fps=4)
+    write_video(folder / "other.mp4", render(scene)[0][:6], fps=4)
     write_video(folder / "long.mp4", render(scene)[0], fps=1 / 6)
     (folder / "bomb.mp4").write_bytes(declare_samples((folder / "good.mp4").read_bytes(), 2_000_000_000))
     (folder / "notes.txt").write_text("no video")
@@ -215,7 +218,7 @@ def test_a_clip_that_ends_the_decoder_leaves_the_page_up(page, clips):
     page.wait.until(lambda _: page.find("#scores table") or "bomb.mp4" in page.find("body")[0].text)
     page.open()
     page.type(2, SENTENCES[0])  # the first box stays empty, as a visitor leaves it
-    page.upload(clips / "good.mp4")
+    page.upload(clips / "other.mp4")
     page.uploaded()
     page.click("#segment")
     page.wait.until(lambda _: page.find("#overlay video") and page.find("#scores table"))
@@ -239,7 +242,8 @@ def test_overlay_plays_and_masks_are_the_pipelines(page, clips, checkpoint):
     played = page.driver.execute_async_script(PLAY)
     assert played["error"] is None and not played["paused"] and played["frames"] >= 2
     assert played["duration"] == pytest.approx(3, abs=0.3)
-    assert any("/12 frames" in text for text in page.driver.execute_script("return window.said"))
+    said = page.driver.execute_script("return window.said")
+    assert any("/12 frames" in text for text in said), said
 
     for button, file in (("#save_video:enabled", "overlay.mp4"), ("#save_masks:enabled", "masks.zip")):
         page.click(button)
@@ -271,7 +275,20 @@ def test_overlay_plays_and_masks_are_the_pipelines(page, clips, checkpoint):
     picture = overlay(frames, masks, SENTENCES, [row["score"] for row in summary])  # the table's numbers
     assert drawn.shape == picture.shape and drawn.shape[2] == played["width"]
     assert np.abs(drawn.astype(int) - picture).mean() < 4
-    assert page.find("#times")[0].text.startswith("Time: decoding ")
+    times = page.find("#times")[0].text
+    assert re.fullmatch(
+        r"Time: decoding [\d.]+ s, encoding [\d.]+ s, sentences and masks [\d.]+ s, drawing [\d.]+ s.", times
+    )
+
+
+def test_a_second_sentence_is_answered_without_encoding(page):
+    """The clip and the page of the test before."""
+    page.boxes()[0].send_keys(" moving right")
+    page.click("#segment")
+    page.wait.until(lambda _: "encoded before" in page.find("#times")[0].text)
+    times = page.find("#times")[0].text
+    assert re.fullmatch(r"Time: the clip was encoded before, sentences and masks [\d.]+ s, drawing [\d.]+ s.", times)
+    assert page.find("#scores td")[1].text == SENTENCES[0] + " moving right"
 
 
 def test_example_and_similarity_maps(page, tmp_path):

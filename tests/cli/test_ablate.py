@@ -119,6 +119,7 @@ def _png(value: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_ablation_runs_resumes_and_reports(tmp_path):
     """Two variants from scenes to tables; the second call does nothing anew, a run that is missing is made."""
     sections = tiny_sections(tmp_path / "unused", max_steps=2, eval_strategy="no", save_steps=1, report_to="none")

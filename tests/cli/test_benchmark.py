@@ -65,6 +65,7 @@ def test_operations_of_a_training_step():
     assert math.isclose(flops_of_step(setting), 3 * forward - stem, rel_tol=0.01)
 
 
+@pytest.mark.slow
 def test_attention_is_counted():
     """Tokens attend to each other: twice the frames, four times the operations of attention's two products."""
 
@@ -77,6 +78,7 @@ def test_attention_is_counted():
     assert flops(6) - 2 * flops(4) + flops(2) == 2 * (2 * hidden) * (36 - 2 * 16 + 4) * tokens**2
 
 
+@pytest.mark.slow
 def test_default_model_keeps_the_limits_of_its_operations():
     counts = flops_of(Setting(CVLSConfig()), list(FLOPS_LIMITS))
     backbone = counts[BACKBONE, 0]["Global"]
@@ -111,6 +113,7 @@ def config_file(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_script_prints_ratios(config_file, capsys):
     main(["--part", "flops", "--config", str(config_file), "--sentences", "1", "3"])
     rows = re.findall(r"\| (.+) \| (\d*) \| ([\d.]+) \| ([\d.]+) \|", capsys.readouterr().out)
@@ -129,6 +132,7 @@ def test_script_measures_the_head(config_file, capsys):
     assert re.search(r"similarity in a forward pass \| .* \| 2% \|", output)
 
 
+@pytest.mark.slow
 def test_script_measures_reading(config_file, tmp_path, capsys):
     write_a2d_sentences(tmp_path / "raw", {"train": 7}, seed=5)
     convert = ["dataset_scripts/a2d_sentences.py", "--source", tmp_path / "raw", "--output", tmp_path / "made"]

@@ -67,6 +67,7 @@ def assert_close(outputs: dict, expected: dict) -> None:
         np.testing.assert_allclose(outputs[name], value, rtol=0, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_onnx_in_bare_onnxruntime(model, tmp_path, capsys):
     model, folder = model
     graph = tmp_path / "new" / "model.onnx"
@@ -85,6 +86,7 @@ def test_onnx_in_bare_onnxruntime(model, tmp_path, capsys):
             assert_close(outputs, of_model)
 
 
+@pytest.mark.slow
 def test_torch_export_of_one_frame_size(model, tmp_path):
     model, folder = model
     graph = tmp_path / "model.pt2"

@@ -17,6 +17,7 @@ def config_file(tmp_path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_every_row_is_measured(config_file, tmp_path, capsys):
     output = tmp_path / "new" / "gpu.json"
     options = ["--device", "cpu", "--clips", "1", "--batches", "1", "--sentences", "1", "2", "--workers", "0"]

@@ -83,6 +83,7 @@ def test_time_and_memory_are_limited(decoder, good, tmp_path, monkeypatch):
             decoder.decode(good, tmp_path / "frames")
 
 
+@pytest.mark.slow
 def test_the_helper_starts_again(good, tmp_path):
     decoder = Decoder(ClipLimits())
     try:
@@ -94,27 +95,50 @@ def test_the_helper_starts_again(good, tmp_path):
         decoder.close()
 
 
-def test_a_clip_is_decoded_once_and_forgotten_when_it_is_deleted(decoder, good, tmp_path):
-    clips = Clips(decoder, tmp_path / "cache")
+class Segmenter:
+    """Stands for the pipeline: counts what is opened and closed."""
+
+    def __init__(self):
+        self.opened, self.closed = 0, 0
+
+    def open(self, frames, **options):
+        self.opened += 1
+        return self
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_clip_is_opened_once_and_forgotten_when_it_is_deleted(decoder, good, tmp_path):
+    segmenter = Segmenter()
+    clips = Clips(segmenter, decoder, tmp_path / "cache")
     clips.folder.mkdir()
     paths = [tmp_path / f"{number}.mp4" for number in range(KEPT + 1)]
     for path in paths:
         path.write_bytes(good.read_bytes())
-    first = clips.open(str(paths[0]))
-    assert clips.open(str(paths[0])) is first
+    with clips.open(str(paths[0])) as first:
+        assert len(first.clip.frames) == 5 and first.seconds.keys() == {"decoding", "encoding"}
+    with clips.open(str(paths[0])) as again:
+        assert again.clip is first.clip and not again.seconds and segmenter.opened == 1
     paths[0].unlink()
-    with pytest.raises(ValueError, match="deleted by now"):
-        clips.open(str(paths[0]))
-    assert not list(clips.folder.iterdir())
-    with pytest.raises(ValueError, match="no clip yet"):
-        clips.open(None)
+    with pytest.raises(ValueError, match="deleted by now"), clips.open(str(paths[0])):
+        pass
+    assert not list(clips.folder.iterdir()) and segmenter.closed == 1
+    with pytest.raises(ValueError, match="no clip yet"), clips.open(None):
+        pass
     paths[0].write_bytes(good.read_bytes())
-    opened = [clips.open(str(path)) for path in paths]
-    assert len(list(clips.folder.iterdir())) == KEPT and not opened[0].path.exists()
+    for path in paths:
+        with clips.open(str(path)):
+            pass
+    assert len(list(clips.folder.iterdir())) == KEPT and segmenter.closed == 2
+    with clips.open(str(paths[0])) as opened:
+        assert opened.seconds  # it was the oldest
     (tmp_path / "bad.mp4").write_text("no video")
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        clips.open(str(tmp_path / "bad.mp4"))
+    with pytest.raises(ValueError, match="cannot be decoded"), clips.open(str(tmp_path / "bad.mp4")):
+        pass
     assert len(list(clips.folder.iterdir())) == KEPT
+    clips.close()
+    assert not list(clips.folder.iterdir()) and segmenter.opened == segmenter.closed == KEPT + 3
 
 
 def test_files_are_deleted_after_half_an_hour(tmp_path):
