@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -67,7 +68,7 @@ class CVLSMotion(nn.Module):
         steps = int(math.log2(config.token_stride // 4))
         sizes = [2 * config.pixel_size] + [config.pixel_size] * (steps - 1) + [config.hidden_size]
         self.down = nn.Sequential()
-        for size_in, size_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for size_in, size_out in pairwise(sizes):
             self.down.append(nn.Conv2d(size_in, size_out, 3, stride=2, padding=1))
             self.down.append(nn.GroupNorm(8, size_out))
             self.down.append(nn.GELU())

@@ -130,7 +130,7 @@ def read_videos(
     try:
         videos = read_json(meta, expected)["videos"]
         expressions = {video: list(content["expressions"].items()) for video, content in videos.items()}
-        fields = {name for of_video in expressions.values() for _, expression in of_video for name in expression.keys()}
+        fields = {name for of_video in expressions.values() for _, expression in of_video for name in expression}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{meta}: not json, or not {expected}: {error!r}") from error
 

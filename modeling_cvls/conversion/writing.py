@@ -21,7 +21,7 @@ from .shards import GROUP_BYTES, LEFT_OUT, SHARD_BYTES, Row, UnfinishedDataset, 
 from .upload import push_dataset
 
 Item = TypeVar("Item")
-Convert = Callable[[Item], Row | None | tuple[Row | None, list[Problem]]]
+Convert = Callable[[Item], Row | tuple[Row | None, list[Problem]] | None]
 
 
 def _prepare_worker() -> None:

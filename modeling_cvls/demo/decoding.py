@@ -161,8 +161,7 @@ def write_frames(path: str, output: str, limits: ClipLimits) -> dict:
     if size > free / 2:
         raise ValueError(f"{path} needs {size / 1e9:.1f} GB when it is decoded, more than there is room for now.")
     with open(output, "wb") as file:
-        for frame in reader.frames(indices):
-            file.write(np.ascontiguousarray(frame).tobytes())
+        file.writelines(np.ascontiguousarray(frame).tobytes() for frame in reader.frames(indices))
     return {"shape": [len(indices), height, width, 3], "frame_indices": indices, "fps": fps}
 
 

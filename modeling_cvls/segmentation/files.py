@@ -140,7 +140,7 @@ def _writer(output: Path, settings: Settings, reader: FrameReader) -> Iterator[A
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    cutouts, mask_videos = _folders_of(partial / output.name)
+    cutouts, _ = _folders_of(partial / output.name)
     try:
         with ExitStack() as stack:
             writers: list[VideoWriter] = []  # of the overlay, then those of the masks

@@ -328,7 +328,7 @@ class _Patch:
 
 
 def _patches(obj: SceneObject, height: int, width: int) -> list[_Patch]:
-    reach = int(math.ceil(1.4 * obj.radius)) + 1
+    reach = math.ceil(1.4 * obj.radius) + 1
     grid = np.arange(-reach, reach + 1, dtype=np.float32)
     whole = np.floor(obj.trajectory).astype(int)
     rest = (obj.trajectory - whole).astype(np.float32)

@@ -37,9 +37,9 @@ pytest.importorskip("selenium", reason="selenium is not installed (the extra `de
 if not (shutil.which("chromium") and shutil.which("chromedriver")):
     pytest.skip("no browser here: apt-get install chromium chromium-driver", allow_module_level=True)
 
-from selenium import webdriver  # noqa: E402
-from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.support.ui import WebDriverWait
 
 pytestmark = pytest.mark.slow
 SENTENCES = ["the red circle", "the square moving left"]
@@ -294,7 +294,7 @@ def test_a_second_sentence_is_answered_without_encoding(page):
 def test_example_and_similarity_maps(page, tmp_path):
     page.open()
     page.click("#examples button")
-    scene, sentences = make_scene("test", 0, size=256)
+    _, sentences = make_scene("test", 0, size=256)
     texts = [sentence.text for sentence in sentences[:3]]
     page.wait.until(lambda _: [box.get_attribute("value") for box in page.boxes()] == texts)
     page.uploaded()

@@ -27,7 +27,7 @@ BEST_OFF = ["--training.load_best_model_at_end", "false"]
 
 
 def run(*command, **environment) -> subprocess.CompletedProcess:
-    result = subprocess.run(
+    return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
@@ -35,7 +35,6 @@ def run(*command, **environment) -> subprocess.CompletedProcess:
         text=True,
         timeout=300,
     )
-    return result
 
 
 @pytest.fixture(scope="module")
