@@ -127,6 +127,14 @@ class CVLSVision(CVLSPreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size)
         self.post_init()
 
+    def train(self, mode: bool = True) -> "CVLSVision":
+        """As inherited; a backbone that is frozen as a whole stays in evaluation mode, for batch norms would change it
+        without a gradient, and what trains beside it (an adapter) is saved without it."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
     def checkpoint_backbone(self, checkpoint: Callable | None) -> None:
         """Recomputes the blocks of the backbone in the backward pass, by `checkpoint`, in place of keeping what is
         inside them; None: no more. A backbone that has this from the library (Swin, Hiera, DINO) is left alone."""

@@ -4,7 +4,9 @@ import pickle
 
 import pytest
 import torch
-from accelerate import cpu_offload, disk_offload
+from accelerate import FullyShardedDataParallelPlugin, cpu_offload, disk_offload
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
@@ -59,6 +61,19 @@ def test_each_parameter_can_be_divided(make_model):
     assert all(parameter.ndim > 0 for parameter in model.parameters())
     classes = {type(module).__name__ for module in model.modules()}
     assert {"CVLSLayer", "BertLayer"} <= set(model._no_split_modules) <= classes
+
+
+@pytest.mark.parametrize(("vision", "text"), [("resnet", "roberta"), ("convnext", "distilbert"), ("swin", "bart")])
+def test_accelerate_finds_what_to_shard(make_model, vision, text):
+    """The configuration of FSDP2 that comes with the project, without the processes."""
+    settings = load_config_from_file(str(ROOT / "configs" / "accelerate" / "fsdp2.yaml")).fsdp_config
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=settings["fsdp_version"], auto_wrap_policy=settings["fsdp_auto_wrap_policy"].lower()
+    )
+    model = make_model(**parts(vision, text))
+    wraps = fsdp2_prepare_auto_wrap_policy(plugin, model)
+    units = {type(module).__name__ for module in model.modules() if wraps(module)}
+    assert units == set(model._no_split_modules)
 
 
 def test_weights_of_earlier_checkpoints(tmp_path):
