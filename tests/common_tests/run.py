@@ -24,7 +24,9 @@ def fetch(version: str) -> Path | None:
         CACHE.mkdir(parents=True, exist_ok=True)
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
         download += ["--no-binary", ":all:", "--dest", str(CACHE), f"transformers=={version}"]
-        if subprocess.run(download, stdout=subprocess.DEVNULL, timeout=600).returncode:
+        try:
+            subprocess.run(download, stdout=subprocess.DEVNULL, timeout=300, check=True)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             return None
         with tarfile.open(CACHE / f"transformers-{version}.tar.gz") as archive:
             archive.extractall(CACHE, filter="data")
