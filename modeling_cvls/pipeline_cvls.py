@@ -192,13 +192,14 @@ class CVLSPipeline(ChunkPipeline):
         if is_saved_session(video):
             if kwargs or video_fps is not None:
                 raise ValueError(f"{video} is a saved session, whose frames and windows are chosen already")
-            return CVLSVideoSession.load(video, self.model, self.processor, options)
-        reader = open_reader(video, video_fps, given.get("on_damage", "keep"))
-        selection = select_frames(reader, **{name: given.get(name) for name in ("start", "end", "fps")})
-        session = CVLSVideoSession(
-            self.processor, selection, reader, *_window_of(self.model.config, given), options, self.model
-        )
-        session.encode(given.get("progress", False))
+            session = CVLSVideoSession.load(video, self.model, self.processor, options)
+        else:
+            reader = open_reader(video, video_fps, given.get("on_damage", "keep"))
+            selection = select_frames(reader, **{name: given.get(name) for name in ("start", "end", "fps")})
+            windows = _window_of(self.model.config, given)
+            session = CVLSVideoSession(self.processor, selection, reader, *windows, options, self.model)
+            session.encode(given.get("progress", False))
+        session.options = MaskOptions(**self._forward_params)
         return session
 
     def live(

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class CVLSVideoSession:
         selection: the frames that are gone through.
         sizes: (height, width) of the frames, as the model gets them and their own; None before the first is encoded.
         store: the features.
+        options: how masks are made, unless `ask` and `stream` are told otherwise.
         prompts: the sentences that `CVLSProcessor.add_text_prompt` added.
     """
 
@@ -67,6 +68,7 @@ class CVLSVideoSession:
     ):
         self.processor, self.selection, self.reader = processor, selection, reader
         self.sizes: FrameSizes | None = None
+        self.options = MaskOptions()
         self.prompts: list[str] = []
         self._window, self._overlap = window, overlap
         self.store = FeatureStore(cache or CacheOptions())
@@ -163,7 +165,7 @@ class CVLSVideoSession:
         if unknown:
             raise TypeError(f"unknown argument {', '.join(sorted(unknown))}")
         self._check_ready()
-        options = MaskOptions(**kwargs)
+        options = replace(self.options, **kwargs)
         if options.return_frames and self.reader is None:
             raise ValueError("a saved session holds features and no frames: open the video for return_frames")
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from factories import moving_square, tiny_config, tiny_tokenizer
-from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor
+from factories import NOISE, SENTENCES, moving_square, tiny_config, tiny_tokenizer
+from modeling_cvls import CVLSModel, CVLSPipeline, CVLSProcessor, CVLSVideoProcessor
 from modeling_cvls.data import FEATURES, ClipCollator, ClipSampler
 from modeling_cvls.training import CVLSTrainer, CVLSTrainingArguments
 
@@ -56,3 +56,12 @@ def decoders(request, monkeypatch):
     """With decord, where it is installed, and without."""
     if request.param == "PyAV alone":
         monkeypatch.setitem(sys.modules, "decord", None)
+
+
+@pytest.fixture
+def segmenter(make_model, processor) -> CVLSPipeline:
+    """A pipeline with a tiny model; about half of what it makes of `NOISE` and `SENTENCES` is mask."""
+    model = make_model()
+    with torch.no_grad():
+        model.mask_bias -= model(**processor(videos=NOISE[:4], text=SENTENCES)).mask_logits.median()
+    return CVLSPipeline(model=model, processor=processor, device="cpu", presence_threshold=0)

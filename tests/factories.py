@@ -20,6 +20,10 @@ from modeling_cvls.rle_cvls import encode_masks
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
+#: Thirteen frames that look like nothing, and two sentences of `WORDS`.
+NOISE = np.random.default_rng(0).integers(0, 256, (13, 48, 64, 3), dtype=np.uint8)
+SENTENCES = ["the red circle", "the small blue square moving left"]
+
 WORDS = "the a small large red blue green circle square moving left right up down on".split()
 
 

@@ -9,22 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_cvls import CVLSPipeline, FrameReader
+from factories import NOISE, SENTENCES
+from modeling_cvls import FrameReader
 from modeling_cvls.live_cvls import LiveSource
 from modeling_cvls.visualization import write_video
 from modeling_cvls.windows_cvls import LiveWindows
-
-SENTENCES = ["the red circle", "the small blue square moving left"]
-FRAMES = np.random.default_rng(0).integers(0, 256, (13, 48, 64, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def segmenter(make_model, processor):
-    """About half of what it makes of the frames is mask."""
-    model = make_model()
-    with torch.no_grad():
-        model.mask_bias -= model(**processor(videos=FRAMES[:4], text=SENTENCES)).mask_logits.median()
-    return CVLSPipeline(model=model, processor=processor, device="cpu", presence_threshold=0)
 
 
 def brute_force(length, window, overlap, look_ahead):
@@ -69,11 +58,11 @@ def test_windows_over_a_growing_sequence(look_ahead, overlap, length):
 
 
 def test_results_are_those_of_a_file(segmenter):
-    expected = list(segmenter.stream(FRAMES, SENTENCES, video_fps=10))
+    expected = list(segmenter.stream(NOISE, SENTENCES, video_fps=10))
     live = segmenter.live(SENTENCES, fps=10, return_frames=True)
     assert live.look_ahead == 3 and live.latency == pytest.approx(0.3)
     results, came = [], []
-    for frame in FRAMES:
+    for frame in NOISE:
         results += live.push(frame)
         came.append(len(results))
     assert came == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9, 12]  # windows of 4 that share 1
@@ -85,16 +74,16 @@ def test_results_are_those_of_a_file(segmenter):
         assert 0.05 < other["masks"].mean() < 0.95
         np.testing.assert_array_equal(one["masks"], other["masks"])
         np.testing.assert_allclose(one["frame_scores"], other["frame_scores"], atol=1e-5)
-        np.testing.assert_array_equal(one["frame"], FRAMES[number])
+        np.testing.assert_array_equal(one["frame"], NOISE[number])
     with pytest.raises(ValueError, match="this stream is closed"):
-        live.push(FRAMES[0])
+        live.push(NOISE[0])
 
 
 def test_without_look_ahead_a_result_comes_with_its_frame_and_knows_the_past_only(segmenter):
     live = segmenter.live(SENTENCES, look_ahead=0)
-    for number, frame in enumerate(FRAMES[:7]):
+    for number, frame in enumerate(NOISE[:7]):
         (result,) = live.push(Image.fromarray(frame) if number % 2 else torch.from_numpy(frame))
-        past = FRAMES[max(0, number - 3) : number + 1]
+        past = NOISE[max(0, number - 3) : number + 1]
         expected = list(segmenter.stream(past, SENTENCES))[-1]
         np.testing.assert_array_equal(result["masks"], expected["masks"])
         assert result["time"] is None and live.latency is None
@@ -104,18 +93,18 @@ def test_without_look_ahead_a_result_comes_with_its_frame_and_knows_the_past_onl
 def test_the_end_of_a_stream(segmenter):
     """The last window ends at the last frame, whatever the frames before; a short stream is one window."""
     live = segmenter.live(SENTENCES)
-    results = [result for frame in FRAMES[:12] for result in live.push(frame)] + live.close()
+    results = [result for frame in NOISE[:12] for result in live.push(frame)] + live.close()
     assert [result["frame_index"] for result in results] == list(range(12)) and live.close() == []
     short = segmenter.live(SENTENCES)
-    assert not [result for frame in FRAMES[:2] for result in short.push(frame)]
-    for one, other in zip(short.close(), segmenter.stream(FRAMES[:2], SENTENCES), strict=True):
+    assert not [result for frame in NOISE[:2] for result in short.push(frame)]
+    for one, other in zip(short.close(), segmenter.stream(NOISE[:2], SENTENCES), strict=True):
         np.testing.assert_array_equal(one["masks"], other["masks"])
     assert segmenter.live(SENTENCES).close() == []
 
 
 def test_sentences_change_on_the_way(segmenter):
     live, results = segmenter.live(SENTENCES[0]), []
-    for number, frame in enumerate(FRAMES):
+    for number, frame in enumerate(NOISE):
         if number == 8:
             live.ask(SENTENCES)
         results += live.push(frame)
@@ -123,7 +112,7 @@ def test_sentences_change_on_the_way(segmenter):
     asked = [len(result["sentences"]) for result in results]
     assert asked == 6 * [1] + 7 * [2]  # when it was asked, six results had come
     assert all(len(result["masks"]) == number for result, number in zip(results, asked, strict=True))
-    (bag,) = segmenter(FRAMES, SENTENCES[1])
+    (bag,) = segmenter(NOISE, SENTENCES[1])
     for result in results[7:]:  # frame 6 lies in the window before the change too, which does not count for it now
         np.testing.assert_array_equal(result["masks"][1], bag["masks"][result["frame_index"]])
     with pytest.raises(ValueError, match="is empty"):
@@ -132,17 +121,17 @@ def test_sentences_change_on_the_way(segmenter):
 
 def test_frames_above_the_rate_are_skipped_and_counted(segmenter):
     live = segmenter.live(SENTENCES, fps=10, look_ahead=0)
-    taken = [result["time"] for i in range(50) for result in live.push(FRAMES[i % 13], time=100 + i / 25)]
+    taken = [result["time"] for i in range(50) for result in live.push(NOISE[i % 13], time=100 + i / 25)]
     np.testing.assert_allclose(taken, [100 + np.ceil(k / 10 * 25 - 1e-6) / 25 for k in range(20)])
     assert (live.num_pushed, live.num_skipped, live.num_dropped) == (50, 30, 0)
     with pytest.raises(ValueError, match="the time of a frame, 5, is before that of the last one"):
-        live.push(FRAMES[0], time=5)
+        live.push(NOISE[0], time=5)
 
 
 def test_what_is_kept_does_not_grow(segmenter):
     live, sizes = segmenter.live(SENTENCES, return_frames=True), []
     for number in range(300):
-        live.push(FRAMES[number % 13])
+        live.push(NOISE[number % 13])
         kept = [live._encoder._pixels, live._encoder._tokens, live._waiting, live._logits._blender._sums]
         sizes.append(max(map(len, kept)))
     assert max(sizes) == max(sizes[:10]) <= 2 * 4
@@ -176,7 +165,7 @@ def test_what_is_no_image_is_refused(segmenter, image):
 
 
 def test_a_file_and_an_iterable_lose_nothing(segmenter, tmp_path):
-    write_video(tmp_path / "clip.mp4", FRAMES, 10)
+    write_video(tmp_path / "clip.mp4", NOISE, 10)
     frames = FrameReader(tmp_path / "clip.mp4").read(range(13))
     expected = list(segmenter.stream(tmp_path / "clip.mp4", SENTENCES))
     timed = [(frame, number / 10) for number, frame in enumerate(frames)]

@@ -8,21 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from factories import tiny_config
+from factories import NOISE, SENTENCES, tiny_config
 from modeling_cvls import CVLSModel, CVLSPipeline, FrameReader
-
-SENTENCES = ["the red circle", "the small blue square moving left"]
-FRAMES = np.random.default_rng(0).integers(0, 256, (13, 48, 64, 3), dtype=np.uint8)
-EXACT = {"dtype": None, "presence_threshold": 0}
-
-
-@pytest.fixture
-def segmenter(make_model, processor):
-    """About half of what it makes of the frames is mask."""
-    model = make_model()
-    with torch.no_grad():
-        model.mask_bias -= model(**processor(videos=FRAMES[:4], text=SENTENCES)).mask_logits.median()
-    return CVLSPipeline(model=model, processor=processor, device="cpu", presence_threshold=0)
 
 
 def check_same(results, expected, same=1.0):
@@ -52,20 +39,20 @@ def count_frames(model):
     ],
 )
 def test_answers_are_those_of_the_pipeline_and_encode_nothing(segmenter, windows, ask):
-    expected = segmenter(FRAMES, SENTENCES, **windows, **ask)
+    expected = segmenter(NOISE, SENTENCES, **windows, **ask)
     seen = count_frames(segmenter.model)
-    session = segmenter.open(FRAMES, dtype=None, **windows)
+    session = segmenter.open(NOISE, dtype=None, **windows)
     assert seen["frames"] == 13
-    check_same(session.ask(SENTENCES, presence_threshold=0, **ask), expected)
-    (alone,) = session.ask(SENTENCES[1], presence_threshold=0, **ask)
+    check_same(session.ask(SENTENCES, **ask), expected)
+    (alone,) = session.ask(SENTENCES[1], **ask)
     check_same([alone], expected[1:])
     assert seen["frames"] == 13
 
 
 def test_stream_and_options(segmenter):
     options = {"threshold": 0.6, "presence_threshold": 0.1, "exclusive": [[0, 1]], "mask_format": "rle"}
-    expected = list(segmenter.stream(FRAMES, SENTENCES, video_fps=5, start=0.4, **options, return_frames=True))
-    with segmenter.open(FRAMES, dtype=None, video_fps=5, start=0.4) as session:
+    expected = list(segmenter.stream(NOISE, SENTENCES, video_fps=5, start=0.4, **options, return_frames=True))
+    with segmenter.open(NOISE, dtype=None, video_fps=5, start=0.4) as session:
         results = list(session.stream(SENTENCES, **options, return_frames=True))
         assert len(results) == len(session) == 11
     for one, other in zip(results, expected, strict=True):
@@ -93,14 +80,14 @@ def test_stream_and_options(segmenter):
     ],
 )
 def test_features_lie_where_they_are_told_to(segmenter, options, on_disk, in_memory):
-    expected = segmenter(FRAMES, SENTENCES)
-    session = segmenter.open(FRAMES, **options)
+    expected = segmenter(NOISE, SENTENCES)
+    session = segmenter.open(NOISE, **options)
     store = session.store
     assert store.num_on_disk == on_disk and (session.num_bytes_in_memory > 0) == in_memory
     # pixel features of 13 frames (16, 12, 16) and tokens (6, 8, 16) of four windows of 4, in half precision
     if not on_disk:
         assert session.num_bytes_in_memory == 2 * (13 * 16 * 16 * 16 + 4 * 4 * 8 * 8 * 16)
-    check_same(session.ask(SENTENCES, presence_threshold=0), expected, same=0.995)
+    check_same(session.ask(SENTENCES), expected, same=0.995)
     folder = store.folder
     assert (folder is not None and len(list(folder.iterdir())) == on_disk) if on_disk else folder is None
     session.close()
@@ -110,8 +97,8 @@ def test_features_lie_where_they_are_told_to(segmenter, options, on_disk, in_mem
 @pytest.mark.parametrize("cache", ["cpu", "disk"])
 def test_a_saved_session_comes_back(segmenter, tmp_path, cache):
     path = tmp_path / "clip.features"
-    session = segmenter.open(FRAMES, cache=cache, video_fps=5)
-    expected = session.ask(SENTENCES, presence_threshold=0)
+    session = segmenter.open(NOISE, cache=cache, video_fps=5)
+    expected = session.ask(SENTENCES)
     session.save(path)
     session.close()
     assert {file.suffix for file in path.iterdir()} == {".json", ".safetensors"}
@@ -119,12 +106,12 @@ def test_a_saved_session_comes_back(segmenter, tmp_path, cache):
     for options in ({}, {"cache": "disk"}, {"max_memory": "60KB"}):
         seen = count_frames(segmenter.model)
         opened = segmenter.open(path, **options)
-        check_same(opened.ask(SENTENCES, presence_threshold=0), expected)
+        check_same(opened.ask(SENTENCES), expected)
         times = [result["time"] for result in opened.stream(SENTENCES)]
         np.testing.assert_allclose(times, np.arange(13) / 5)
         assert not seen
         opened.save(tmp_path / "again")
-        check_same(segmenter.open(str(tmp_path / "again")).ask(SENTENCES, presence_threshold=0), expected)
+        check_same(segmenter.open(str(tmp_path / "again")).ask(SENTENCES), expected)
         opened.close()
         assert (path / "session.json").is_file() and len(list(path.iterdir())) == 5
         for file in (tmp_path / "again").iterdir():
@@ -141,7 +128,7 @@ def test_a_saved_session_comes_back(segmenter, tmp_path, cache):
 def test_a_saved_session_is_refused_by_another_checkpoint(segmenter, processor, tmp_path):
     path = tmp_path / "clip.features"
     segmenter.model.name_or_path = "somebody/one"
-    segmenter.open(FRAMES).save(path)
+    segmenter.open(NOISE).save(path)
     torch.manual_seed(1)
     other = CVLSPipeline(model=CVLSModel(tiny_config()).eval(), processor=processor, device="cpu")
     other.model.name_or_path = "somebody/another"
@@ -178,14 +165,14 @@ def test_a_saved_session_is_refused_by_another_checkpoint(segmenter, processor, 
 )
 def test_a_damaged_session_is_named(segmenter, tmp_path, damage, error, message):
     path = tmp_path / "clip.features"
-    segmenter.open(FRAMES).save(path)
+    segmenter.open(NOISE).save(path)
     damage(path)
     with pytest.raises(error, match=message):
         segmenter.open(path)
 
 
 def test_encoding_goes_on_where_it_was_interrupted(segmenter, monkeypatch):
-    expected = segmenter(FRAMES, SENTENCES)
+    expected = segmenter(NOISE, SENTENCES)
     frames, left = FrameReader.frames, [10]
 
     def interrupted(self, indices):
@@ -197,7 +184,7 @@ def test_encoding_goes_on_where_it_was_interrupted(segmenter, monkeypatch):
             yield picture
 
     monkeypatch.setattr(FrameReader, "frames", interrupted)
-    session = segmenter.processor.init_video_session(FRAMES, dtype=None)
+    session = segmenter.processor.init_video_session(NOISE, dtype=None)
     session.bind(segmenter.model)
     with pytest.raises(KeyboardInterrupt):
         session.encode()
@@ -211,8 +198,8 @@ def test_half_precision_that_does_not_hold_the_features_is_an_error(segmenter):
     with torch.no_grad():
         segmenter.model.vision.norm.weight.fill_(1e6)
     with pytest.raises(ValueError, match="token_features holds numbers that torch.float16 cannot hold.*dtype=None"):
-        segmenter.open(FRAMES)
-    segmenter.open(FRAMES, dtype=torch.bfloat16)
+        segmenter.open(NOISE)
+    segmenter.open(NOISE, dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize(
@@ -242,9 +229,9 @@ def test_half_precision_that_does_not_hold_the_features_is_an_error(segmenter):
 def test_bad_arguments(segmenter, function, arguments, error, message):
     if function == "open":
         with pytest.raises(error, match=message):
-            segmenter.open(FRAMES, **arguments)
+            segmenter.open(NOISE, **arguments)
     else:
-        session = segmenter.open(FRAMES)
+        session = segmenter.open(NOISE)
         with pytest.raises(error, match=message):
             session.ask(**{"sentences": "the circle", **arguments})
 
@@ -252,14 +239,14 @@ def test_bad_arguments(segmenter, function, arguments, error, message):
 def test_the_names_of_transformers_video_models(segmenter):
     """Written as for Sam3Video."""
     model, processor = segmenter.model, segmenter.processor
-    session = processor.init_video_session(video=FRAMES, inference_device="cpu", dtype=torch.float32)
+    session = processor.init_video_session(video=NOISE, inference_device="cpu", dtype=torch.float32)
     session = processor.add_text_prompt(inference_session=session, text=SENTENCES)
     session = processor.add_text_prompt(session, SENTENCES[0])
     assert session.prompts == SENTENCES  # one that is there already counts once
     found = {}
     for outputs in model.propagate_in_video_iterator(inference_session=session):
         found[outputs.frame_idx] = processor.postprocess_outputs(session, outputs, presence_threshold=0)
-    for number, expected in enumerate(segmenter.stream(FRAMES, SENTENCES)):
+    for number, expected in enumerate(segmenter.stream(NOISE, SENTENCES)):
         result = found[number]
         assert result["object_ids"].tolist() == [0, 1]
         np.testing.assert_array_equal(result["masks"].numpy(), expected["masks"])
@@ -273,11 +260,11 @@ def test_the_names_of_transformers_video_models(segmenter):
     assert [outputs.frame_idx for outputs in some] == [5, 6, 7] and not seen
     assert not processor.postprocess_outputs(session, some[0], presence_threshold=1)["object_ids"].numel()
     with pytest.raises(ValueError, match="there is no prompt yet"):
-        next(model.propagate_in_video_iterator(processor.init_video_session(FRAMES)))
+        next(model.propagate_in_video_iterator(processor.init_video_session(NOISE)))
     with pytest.raises(ValueError, match="features of this session are those of another model"):
         session.bind(CVLSModel(tiny_config()))
     with pytest.raises(ValueError, match="has no model yet"):
-        next(processor.init_video_session(FRAMES).stream("the circle"))
+        next(processor.init_video_session(NOISE).stream("the circle"))
 
 
 def test_missing_frames_have_no_results_and_a_saved_session_knows_them(segmenter, tmp_path):
@@ -285,7 +272,7 @@ def test_missing_frames_have_no_results_and_a_saved_session_knows_them(segmenter
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg", rate=10)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
-        for frame in FRAMES:
+        for frame in NOISE:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
         container.mux(stream.encode())
     with av.open(str(path)) as container:
@@ -302,9 +289,9 @@ def test_missing_frames_have_no_results_and_a_saved_session_knows_them(segmenter
     assert expected["missing_frames"] == [6] and expected["frame_indices"] == there
     session = segmenter.open(path, dtype=None)
     with pytest.warns(UserWarning, match="6"):
-        check_same(session.ask("the red circle", presence_threshold=0), [expected])
+        check_same(session.ask("the red circle"), [expected])
     session.save(tmp_path / "clip.features")
-    (found,) = segmenter.open(tmp_path / "clip.features").ask("the red circle", presence_threshold=0)
+    (found,) = segmenter.open(tmp_path / "clip.features").ask("the red circle")
     assert found["missing_frames"] == [6]
     check_same([found], [expected])
     session = segmenter.processor.add_text_prompt(segmenter.processor.init_video_session(path), "the red circle")
