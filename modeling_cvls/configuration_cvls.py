@@ -109,6 +109,15 @@ class CVLSConfig(PreTrainedConfig):
         kwargs["custom_pipelines"] = _CheckpointPipelines(deepcopy(_PIPELINES))
         super().__post_init__(**kwargs)
 
+    @property
+    def max_sentence_length(self) -> int | None:
+        """The most tokens of a sentence, special ones included, that the text encoder has positions for; None where it
+        does not say."""
+        longest = getattr(self.text_config, "max_position_embeddings", None)
+        if longest is not None and "roberta" in self.text_config.model_type:
+            longest -= self.text_config.pad_token_id + 1  # these models count positions from behind the padding's
+        return longest
+
     def to_dict(self) -> dict[str, Any]:
         """As inherited; `pipeline` replaces names in `custom_pipelines` by classes, which no file can hold."""
         return {**super().to_dict(), "custom_pipelines": deepcopy(_PIPELINES)}

@@ -55,6 +55,10 @@ class CVLSPipeline(ChunkPipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.processor.limit_sentences(self.model.config)
+
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
         """Saves the model and, which the inherited method leaves out, the processor."""
         super().save_pretrained(save_directory, **kwargs)

@@ -9,6 +9,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .configuration_cvls import CVLSConfig
 from .session_mixins_cvls import SessionProcessorMixin
 from .video_processing_cvls import CVLSVideoProcessorKwargs
 
@@ -43,6 +44,11 @@ class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
                 "the order is CVLSProcessor(video_processor, tokenizer)"
             )
         return proper_class
+
+    def limit_sentences(self, config: CVLSConfig) -> None:
+        """Makes the text encoder's limit the tokenizer's too, where it is the smaller one."""
+        if config.max_sentence_length is not None:
+            self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, config.max_sentence_length)
 
     @property
     def model_input_names(self) -> list[str]:

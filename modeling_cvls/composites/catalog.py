@@ -20,6 +20,7 @@ from ..conversion.video_folders import (
     read_palette_videos,
 )
 from ..frame_reader_cvls import FrameReader
+from ..images_cvls import natural_order
 
 # What a tinted object is painted with.
 TINTS = {
@@ -313,10 +314,9 @@ def _check_names(video: PaletteFolder, named: dict[str, tuple[str, ...]]) -> Non
 
 
 def _source_of(video: PaletteFolder, number: int) -> Source:
-    names = sorted(path.stem for path in video.masks.glob("[!.]*.png"))
+    names = sorted((path.stem for path in video.masks.glob("[!.]*.png")), key=natural_order)
     if video.names:
-        listed = set(video.names)
-        names = [name for name in names if name in listed]
+        names = [name for name in video.names if name in set(names)]
     if not names:
         raise ValueError(f"{video.where}: no frame has masks in {video.masks}")
     frames = tuple(video.frames / f"{name}.jpg" for name in names)

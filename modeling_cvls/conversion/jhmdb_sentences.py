@@ -202,7 +202,9 @@ def convert_video(video: VideoSource) -> dict[str, Any]:
         ValueError: naming the file that is missing or wrong.
     """
     # Copies made on a Mac hold hidden files beside the frames.
-    paths = sorted(path for path in video.frames.glob("*.png") if path.stem.isdecimal())
+    paths = sorted(
+        (path for path in video.frames.glob("*.png") if path.stem.isdecimal()), key=lambda path: int(path.stem)
+    )
     numbers = [int(path.stem) for path in paths]
     if not paths or numbers != list(range(1, len(paths) + 1)):
         raise ValueError(

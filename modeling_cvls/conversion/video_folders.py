@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..images_cvls import natural_order
 from ..rle_cvls import encode_masks
 from .files import read_frame_files, read_indices, read_json, show
 from .problems import Problem, Problems
@@ -147,7 +148,7 @@ def read_videos(
         if not (frames / video_id).is_dir():
             problems.found(where, f"the folder {frames / video_id} with its frames does not exist", split)
             continue
-        found.append(VideoFolder(video_id, frames / video_id, tuple(sorted(names)) or None, tuple(kept), where))
+        found.append(VideoFolder(video_id, frames / video_id, tuple(map(str, names)) or None, tuple(kept), where))
     for folder in sorted(frames.iterdir()):
         if folder.name not in videos and folder.name[0] != "." and any(folder.glob("[!.]*.jpg")):
             problems.found(str(folder), f"these frames belong to no video in {meta}", split)
@@ -224,6 +225,7 @@ def read_palette_masks(
     instances: set[str] = set()
     masks: dict[int, dict[str, str]] = {}
     left: list[Problem] = []
+    has_void = False
     paths = sorted(video.masks.glob("[!.]*.png"))
     missing, every = _frames_without_masks(names, {path.stem for path in paths})
     if missing:
@@ -239,10 +241,20 @@ def read_palette_masks(
         except ValueError as error:
             left.append((str(path), str(error).removeprefix(f"{path}: ")))
             continue
-        shown = [index for index in np.unique(indices).tolist() if index not in (0, VOID)]
+        found = np.unique(indices).tolist()
+        has_void = has_void or VOID in found
+        shown = [index for index in found if index not in (0, VOID)]
         counts = encode_masks(indices == np.array(shown, dtype=np.uint8)[:, None, None]) if shown else []
         masks[position[path.stem]] = dict(zip(map(str, shown), counts, strict=True))
         instances.update(map(str, shown))
+    if has_void and not instances:
+        left.append(
+            (
+                str(video.masks),
+                f"the masks hold only 0 and {VOID}, and {VOID} is void, which belongs to no object: write the pixels "
+                "of object number n as n, from 1 on",
+            )
+        )
     return instances, masks, left
 
 
@@ -270,7 +282,8 @@ def convert_folder(video: VideoFolder, read_masks: MaskReader) -> tuple[dict[str
     Raises:
         ValueError: naming the video or file: no frames, a frame that is missing, broken or of another size; no mask.
     """
-    names = video.names or tuple(sorted(path.stem for path in video.frames.glob(f"[!.]*{video.suffix}")))
+    stems = (path.stem for path in video.frames.glob(f"[!.]*{video.suffix}"))
+    names = video.names or tuple(sorted(stems, key=natural_order))
     if not names:
         raise ValueError(f"{video.where}: {video.frames} holds no frame ({video.suffix[1:]})")
     frames, height, width = read_frame_files([video.frames / f"{name}{video.suffix}" for name in names])

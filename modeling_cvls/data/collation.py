@@ -51,14 +51,17 @@ class ClipCollator:
             Padding is false everywhere. M is at least 1, so that a batch without instances needs no special case.
         """
         clips = [self.sampler(row) for row in rows]
-        batch = dict(
-            self.processor(
-                videos=[clip["frames"] for clip in clips],
-                text=[clip["sentences"] for clip in clips],
-                size={"shortest_edge": self._shortest_edge(rows), "longest_edge": self.longest_edge},
-                return_tensors="pt",
+        try:
+            batch = dict(
+                self.processor(
+                    videos=[clip["frames"] for clip in clips],
+                    text=[clip["sentences"] for clip in clips],
+                    size={"shortest_edge": self._shortest_edge(rows), "longest_edge": self.longest_edge},
+                    return_tensors="pt",
+                )
             )
-        )
+        except ValueError as error:
+            raise ValueError(f"videos {', '.join(repr(row['video_id']) for row in rows)}: {error}") from error
         batch_size, num_frames, _, height, width = batch["pixel_values_videos"].shape
         num_sentences = batch["sentence_mask"].shape[1]
         num_instances = max(1, *(clip["masks"].shape[1] for clip in clips))

@@ -2,6 +2,7 @@
 
 from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tqdm.auto import tqdm
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 from ..configuration_cvls import CVLSConfig
@@ -31,21 +32,34 @@ def build(
         train_set: rows of video sentences; their words are the vocabulary where no pretrained tokenizer is given.
     """
     if model_args.checkpoint:
-        return (
-            CVLSModel.from_pretrained(model_args.checkpoint, **model_args.config),
-            AutoProcessor.from_pretrained(model_args.checkpoint),
-        )
-    if model_args.vision and model_args.text:
-        model = CVLSModel.from_vision_text_pretrained(model_args.vision, model_args.text, **model_args.config)
-        tokenizer = AutoTokenizer.from_pretrained(model_args.text)
+        model = CVLSModel.from_pretrained(model_args.checkpoint, **model_args.config)
+        processor = AutoProcessor.from_pretrained(model_args.checkpoint)
     else:
-        tokenizer = word_tokenizer(
-            [sentence["text"] for row in train_set.select_columns("sentences") for sentence in row["sentences"]]
-        )
-        config = CVLSConfig(**model_args.config)
-        config.text_config.vocab_size = len(tokenizer)
-        config.text_config.pad_token_id = tokenizer.pad_token_id
-        tokenizer.model_max_length = config.text_config.max_position_embeddings
-        model = CVLSModel(config)
-    size = {"shortest_edge": data_args.shortest_edge, "longest_edge": data_args.longest_edge}
-    return model, CVLSProcessor(CVLSVideoProcessor(size=size), tokenizer)
+        if model_args.vision and model_args.text:
+            model = CVLSModel.from_vision_text_pretrained(model_args.vision, model_args.text, **model_args.config)
+            tokenizer = AutoTokenizer.from_pretrained(model_args.text)
+        else:
+            tokenizer = word_tokenizer(
+                [sentence["text"] for row in train_set.select_columns("sentences") for sentence in row["sentences"]]
+            )
+            config = CVLSConfig(**model_args.config)
+            config.text_config.vocab_size = len(tokenizer)
+            config.text_config.pad_token_id = tokenizer.pad_token_id
+            model = CVLSModel(config)
+        size = {"shortest_edge": data_args.shortest_edge, "longest_edge": data_args.longest_edge}
+        processor = CVLSProcessor(CVLSVideoProcessor(size=size), tokenizer)
+    processor.limit_sentences(model.config)
+    return model, processor
+
+
+def check_sentences(rows: Dataset, processor: CVLSProcessor) -> None:
+    """Checks that no sentence of a data set is longer than the processor takes, before a training meets it.
+
+    Raises:
+        ValueError: naming the first such sentence and its video.
+    """
+    for row in tqdm(rows.select_columns(["video_id", "sentences"]), desc="checking sentences", delay=5):
+        try:
+            processor(text=[sentence["text"] for sentence in row["sentences"]])
+        except ValueError as error:
+            raise ValueError(f"video {row['video_id']!r}: {error}") from error

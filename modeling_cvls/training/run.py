@@ -1,9 +1,10 @@
 """A training from its arguments to the saved checkpoint."""
 
+from datasets import Dataset
 from transformers import set_seed
 
 from .arguments import CVLSTrainingArguments, DataArguments, ModelArguments
-from .building import build
+from .building import build, check_sentences
 from .checkpoints import check_output_dir, checkpoint_to_resume, only_one
 from .datasets import collator_for, load_eval_set, load_train_set
 from .trainer import CVLSTrainer
@@ -27,6 +28,9 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: C
         train_set = load_train_set(data_args, training_args.seed)
         eval_set = load_eval_set(data_args) if training_args.eval_strategy != "no" else None
         model, processor = build(model_args, data_args, train_set)
+        for rows in (train_set, eval_set):
+            if isinstance(rows, Dataset):  # a stream would have to be read whole
+                check_sentences(rows, processor)
         trainer = CVLSTrainer(
             model=model,
             args=training_args,

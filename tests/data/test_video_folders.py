@@ -85,7 +85,7 @@ META = Path("meta_expressions", "train", "meta_expressions.json")
 def tree(tmp_path):
     root = tmp_path / "raw"
     train = root / "train"
-    # The json lists fewer frames than there are, with gaps, in no order; one, beside every fifth, has no mask.
+    # The json lists fewer frames than there are, with gaps; one, beside every fifth, has no mask.
     write_frames(train / "JPEGImages" / "walk", ["00000", "00005", "00012", "00015", "00020", "00030"])
     for seed, (name, values) in enumerate(WALK.items()):
         write_indices(train / "Annotations" / "walk" / f"{name}.png", some_indices(seed, values))
@@ -106,7 +106,7 @@ def tree(tmp_path):
                         "1": {"exp": "the dog", "obj_id": "1"},
                         "10": {"exp": "the man in front", "obj_id": "12"},
                     },
-                    "frames": ["00030", "00005", "00012", "00020"],
+                    "frames": ["00005", "00012", "00020", "00030"],
                 },
                 "jump": {"expressions": {"0": {"exp": "a cat jumps", "obj_id": 1}}},
                 "unsaid": {"expressions": {}, "frames": ["00000"]},
@@ -161,6 +161,35 @@ def test_rows_frames_and_every_mask(tree, tmp_path, script):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| train | 2 | 4 | 4 | 5 | 0 |" in card and "## License" in card
     assert {refer_youtube_vos: "seo2020urvos", ref_davis17: "khoreva2018video"}[script] in card
+
+
+@pytest.mark.parametrize("listed", [None, [str(number) for number in (3, 11, 10, 0, 2)]])
+def test_the_order_of_frames_is_that_of_the_json_or_of_their_numbers(tmp_path, listed):
+    """Names without leading zeros: 2 comes before 10."""
+    train, numbers = tmp_path / "raw/train", list(range(12))
+    write_frames(train / "JPEGImages/walk", map(str, numbers))
+    for number in numbers:
+        write_indices(train / f"Annotations/walk/{number}.png", some_indices(number, [1]))
+    video = {"expressions": {"0": {"exp": "a man", "obj_id": "1"}}, **({"frames": listed} if listed else {})}
+    write_json(tmp_path / "raw" / META, {"videos": {"walk": video}})
+    (row,) = convert(refer_youtube_vos, tmp_path / "raw", tmp_path / "out", "--split", "train")["train"]
+    order = [int(name) for name in listed or map(str, numbers)]
+    assert [cell["path"] for cell in row["frames"]] == [f"{number}.jpg" for number in order]
+    for masks, number in zip(decode(row), order, strict=True):
+        np.testing.assert_array_equal(masks[0], some_indices(number, [1]) == 1)
+
+
+def test_masks_of_0_and_255_are_explained(tmp_path):
+    train = tmp_path / "raw/train"
+    for name in ("00000", "00001"):
+        write_frames(train / "JPEGImages/walk", [name])
+        write_indices(train / f"Annotations/walk/{name}.png", some_indices(int(name), [255]), palette=False)
+    video = {"expressions": {"0": {"exp": "a man", "obj_id": "1"}}, "frames": ["00000", "00001"]}
+    write_json(tmp_path / "raw" / META, {"videos": {"walk": video}})
+    with pytest.raises((ValueError, SystemExit)) as error:
+        convert(refer_youtube_vos, tmp_path / "raw", tmp_path / "out", "--split", "train")
+    assert "the masks hold only 0 and 255, and 255 is void" in str(error.value)
+    assert "write the pixels of object number n as n, from 1 on" in str(error.value)
 
 
 def test_splits_without_masks(tree, tmp_path):
@@ -489,6 +518,19 @@ def test_what_is_wrong_in_mevis_stops_the_conversion_or_is_left_out(mevis_tree, 
     assert len(entries) == len(why)
     for entry, text in zip(entries, why, strict=True):
         assert entry["split"] == "valid_u" and re.search(text, f"{entry['where']}: {entry['why']}")
+
+
+def test_mevis_frames_keep_the_order_in_which_their_masks_are_listed(tmp_path):
+    """Names without leading zeros."""
+    folder, names = tmp_path / "raw/valid_u", [str(number) for number in range(12)]
+    write_frames(folder / "JPEGImages/walk", names)
+    expressions = {"0": {"exp": "a man", "obj_id": [0], "anno_id": [0]}}
+    write_json(folder / "meta_expressions.json", {"videos": {"walk": {"expressions": expressions, "frames": names}}})
+    write_json(folder / "mask_dict.json", {"0": [encode(number) for number in range(12)]})
+    (row,) = convert(mevis, tmp_path / "raw", tmp_path / "out", "--split", "valid_u")["valid_u"]
+    assert [cell["path"] for cell in row["frames"]] == [f"{name}.jpg" for name in names]
+    for number, masks in enumerate(decode(row)):
+        np.testing.assert_array_equal(masks[0], random_mask(number))
 
 
 def test_mevis_without_its_masks(mevis_tree, tmp_path):
