@@ -29,6 +29,7 @@ WINDOW = 5
 class FakeConfig(PreTrainedConfig):
     model_type = "fake-segmenter"
     num_frames = WINDOW
+    max_sentence_length = None
 
 
 @dataclass

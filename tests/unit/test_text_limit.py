@@ -1,4 +1,4 @@
-"""The longest sentence is the smaller of what the tokenizer and what the text encoder allow, and is known beforehand."""
+"""The longest sentence: the smaller of the limits of tokenizer and text encoder, known before a training."""
 
 import pytest
 from datasets import Dataset
