@@ -30,7 +30,7 @@ PLANNED = {
 SMALL = {
     "train": "--training.max_steps 2 --training.num_train_epochs 1 --data.shortest_edge 64 --data.longest_edge 64 "
     "--data.eval_videos 1 --training.use_cpu true --training.disable_tqdm true --training.logging_steps 1 "
-    "--training.per_device_train_batch_size 2 --training.warmup_steps 0",
+    "--training.per_device_train_batch_size 2 --training.warmup_steps 0 --training.overwrite_output_dir true",
 }
 
 
@@ -142,6 +142,8 @@ def run(name: str, arguments: list[str]) -> None:
     small = shlex.split(SMALL.get(name, ""))
     given = set(itertools.filterfalse(lambda argument: not argument.startswith("--"), arguments))
     pairs = zip(small[::2], small[1::2], strict=True)
+    if any(argument == "--training.resume_from_checkpoint" for argument in arguments):
+        given.add("--training.overwrite_output_dir")
     added = [part for flag, value in pairs if flag not in given for part in (flag, value)]
     try:
         cvls.main([name, *arguments, *added, *(["--debug"] if name else [])])
