@@ -60,3 +60,25 @@ def davis() -> tuple[Path, dict]:
     if not REAL_DAVIS.is_dir():
         pytest.skip(f"{REAL_DAVIS} is absent")
     return REAL_DAVIS, json.loads(NAMES.read_text())
+
+
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory) -> Path:
+    """Sixteen pictures of two colored boxes each, one of them of a breed of its own."""
+    root = tmp_path_factory.mktemp("stills")
+    (root / "JPEGImages").mkdir()
+    (root / "Annotations").mkdir()
+    objects = {}
+    for number in range(16):
+        mask = np.zeros((50, 70), dtype=np.uint8)
+        mask[10:40, 5:25] = 1
+        mask[15:40, 40:60] = 2
+        picture = np.array([[250, 250, 250], [200, 20, 20], [240, 240, 240]], dtype=np.uint8)[mask]
+        name = f"picture{number:02d}"
+        Image.fromarray(picture).save(root / "JPEGImages" / f"{name}.jpg", quality=98, subsampling=0)
+        image = Image.fromarray(mask)
+        image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        image.save(root / "Annotations" / f"{name}.png")
+        objects[name] = {"objects": {"1": [f"breed{number}", f"pet{number % 3}"], "2": [f"pet{number % 3}"]}}
+    (root / "objects.json").write_text(json.dumps(objects))
+    return root

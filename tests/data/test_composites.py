@@ -1,6 +1,5 @@
 """Composites against a painter that goes pixel by pixel, against the source's own files, and against their words."""
 
-import json
 import runpy
 import shutil
 import sys
@@ -124,28 +123,6 @@ def test_a_filling_box_is_inside_at_all_sizes():
                     full = (right - left) / of_width, (bottom - top) / of_height
                     assert max(full) == pytest.approx(share)
                 picture.resize((1, 1), Image.Resampling.NEAREST, (left, top, right, bottom))
-
-
-@pytest.fixture(scope="module")
-def stills(tmp_path_factory) -> Path:
-    """Sixteen pictures of two colored boxes each, one of them of a breed of its own."""
-    root = tmp_path_factory.mktemp("stills")
-    (root / "JPEGImages").mkdir()
-    (root / "Annotations").mkdir()
-    objects = {}
-    for number in range(16):
-        mask = np.zeros((50, 70), dtype=np.uint8)
-        mask[10:40, 5:25] = 1
-        mask[15:40, 40:60] = 2
-        picture = np.array([[250, 250, 250], [200, 20, 20], [240, 240, 240]], dtype=np.uint8)[mask]
-        name = f"picture{number:02d}"
-        Image.fromarray(picture).save(root / "JPEGImages" / f"{name}.jpg", quality=98, subsampling=0)
-        image = Image.fromarray(mask)
-        image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
-        image.save(root / "Annotations" / f"{name}.png")
-        objects[name] = {"objects": {"1": [f"breed{number}", f"pet{number % 3}"], "2": [f"pet{number % 3}"]}}
-    (root / "objects.json").write_text(json.dumps(objects))
-    return root
 
 
 def test_stills_join_the_sources(flat, stills):
