@@ -5,6 +5,7 @@ video gives its own frames, a still is seen by a moving camera.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -118,8 +119,8 @@ class ViewSampler:
         rows, columns = (
             np.linspace(0, side, parts + 1).astype(int) for side, parts in zip((height, width), grid, strict=True)
         )
-        for top, bottom in zip(rows[:-1], rows[1:], strict=True):
-            for left, right in zip(columns[:-1], columns[1:], strict=True):
+        for top, bottom in pairwise(rows):
+            for left, right in pairwise(columns):
                 source = pick(rng, pick(rng, self.pools, POOL_SHARES))
                 sources.append(source)
                 part, own = crop(rng, source, num_frames, bottom - top, right - left)
