@@ -55,6 +55,7 @@ def make_parser(prog: str) -> ArgumentParser:
         "custom; 0 for a benchmark, whose sentences always have a referent. Give 0.5 for a set where some have none, "
         "such as MeViS v2)",
     )
+    parser.add_argument("--allow-urls", action="store_true", help="let rows name URLs, which are fetched")
     return parser
 
 
@@ -81,6 +82,7 @@ def main(arguments: list[str] | None = None, prog: str = "cvls eval") -> None:
         threshold,
         protocol=protocol,
         submission=args.submission,
+        allow_urls=args.allow_urls,
         batch_size=args.batch_size,
         window=args.window,
     )

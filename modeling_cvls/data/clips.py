@@ -42,6 +42,7 @@ class ClipSampler:
         seed: of all draws.
         sampling: which frames are drawn; default: consecutive ones.
         augmentation: what else is changed; default: nothing.
+        allow_urls: let a row's video be at a URL.
 
     Attributes:
         epoch: 0 at first; with another number the same rows give other clips.
@@ -55,6 +56,7 @@ class ClipSampler:
         seed: int = 0,
         sampling: FrameSampling | None = None,
         augmentation: ClipAugmentation | None = None,
+        allow_urls: bool = False,
     ):
         if clip_length < 1:
             raise ValueError(f"clip_length must be at least 1, got {clip_length}")
@@ -68,6 +70,7 @@ class ClipSampler:
         self.seed = seed
         self.sampling = sampling or FrameSampling()
         self.augmentation = augmentation or ClipAugmentation()
+        self.allow_urls = allow_urls
         # in shared memory, so that loading processes that outlive an epoch see the next one's number
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -108,7 +111,7 @@ class ClipSampler:
 
         texts = [sentence["text"] for sentence in sentences]
         referents = read_referents(row, sentences)
-        frames = read_frames(row, indices)
+        frames = read_frames(row, indices, self.allow_urls)
         masks, annotated_frames, annotated_instances = read_masks(row, indices)
         if torch.rand((), generator=generator) < self.flip_probability:
             frames = np.ascontiguousarray(frames[:, :, ::-1])

@@ -9,17 +9,26 @@ from ..frame_reader_cvls import FrameReader
 from ..rle_cvls import decode_mask
 
 
-def video_of(row: Mapping[str, Any]) -> bytes | str | list[bytes | str]:
+def video_of(row: Mapping[str, Any], allow_urls: bool = False) -> bytes | str | list[bytes | str]:
     """The row's video as `FrameReader` and the pipeline take it: the encoded file, or a list of encoded images; paths
     where files were not embedded.
 
+    Args:
+        row: a row with the columns of `FEATURES`.
+        allow_urls: let a path be a URL, which is fetched when the video is read.
+
     Raises:
-        ValueError: the row has neither.
+        ValueError: the row has neither, or a path is a URL.
     """
 
     def encoded(media: Mapping[str, Any]) -> bytes | str:
         if media["bytes"] is None and media["path"] is None:
             raise ValueError("neither bytes nor a path is given for its video or one of its frames")
+        if media["bytes"] is None and "://" in media["path"] and not allow_urls:
+            raise ValueError(
+                f"its video or a frame is at {media['path'][:80]}; download it, or pass allow_urls (--allow-urls) to "
+                "let rows name URLs"
+            )
         return media["path"] if media["bytes"] is None else media["bytes"]
 
     if row["video"] is not None:
@@ -29,12 +38,13 @@ def video_of(row: Mapping[str, Any]) -> bytes | str | list[bytes | str]:
     raise ValueError("the row has neither video nor frames; one of the two must be there")
 
 
-def read_frames(row: Mapping[str, Any], indices: Sequence[int]) -> np.ndarray:
+def read_frames(row: Mapping[str, Any], indices: Sequence[int], allow_urls: bool = False) -> np.ndarray:
     """Decodes some frames of a row.
 
     Args:
         row: a row with the columns of `FEATURES`.
         indices: T frame numbers, 0-based.
+        allow_urls: as for `video_of`.
 
     Returns:
         uint8 array (T, height, width, 3), RGB.
@@ -44,7 +54,7 @@ def read_frames(row: Mapping[str, Any], indices: Sequence[int]) -> np.ndarray:
             outside the video, or frames whose size is not the row's height x width.
     """
     try:
-        frames = FrameReader(video_of(row)).read(indices)
+        frames = FrameReader(video_of(row, allow_urls)).read(indices)
     except (ValueError, IndexError, OSError) as error:
         raise ValueError(f"video {row['video_id']!r}: {error}") from error
     if frames.shape[1:3] != (row["height"], row["width"]):

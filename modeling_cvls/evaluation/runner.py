@@ -35,6 +35,7 @@ def evaluate_segmenter(
     progress: bool = True,
     protocol: str | Protocol = "custom",
     submission: str | Path | None = None,
+    allow_urls: bool = False,
     **segmentation: Any,
 ) -> dict[str, Any]:
     """Measures a segmenter on a data set of video sentences.
@@ -50,17 +51,16 @@ def evaluate_segmenter(
         progress: show a progress bar, on the first process.
         protocol: one of `PROTOCOLS` or its name: what is measured, on which frames. For each sentence of Ref-DAVIS17
             against its own object, take "mevis".
-        submission: a folder for the masks of all frames as the competition servers take them, see `Submission`. An
-            evaluation that was killed goes on where it was, unless the set has annotated frames: all is measured then.
+        submission: a folder for the masks of all frames, see `Submission`. An evaluation that was killed goes on where
+            it was, unless the set has annotated frames: all is measured then.
+        allow_urls: let a row's video be at a URL, which is fetched.
         segmentation: `batch_size` and `window`, as the pipeline takes them.
 
     Returns:
-        The metric's results (see `modeling_cvls/metrics`), the same on every process; empty where the set has no
-        annotated frame and a submission is all there is to be had.
+        The metric's results (see `modeling_cvls/metrics`), the same on every process; empty without annotated frames.
 
     Raises:
-        ValueError: an unknown protocol; a set without truth where no submission is asked for; what is wrong with a row,
-            naming its video.
+        ValueError: an unknown protocol; neither truth nor a submission; what is wrong with a row, naming its video.
     """
     protocol = protocol_named(protocol)
     check_dataset(dataset, "the evaluation set")
@@ -74,6 +74,7 @@ def evaluate_segmenter(
         segmentation,
         _start_submission(submission, model, dataset, protocol, segmentation, state) if submission else None,
         _load_metric(protocol, state) if has_truth else None,
+        allow_urls,
     )
     was_training = model.training
     model.eval()
@@ -137,6 +138,7 @@ class _Run:
     segmentation: Mapping[str, Any]
     submission: Submission | None
     metric: evaluate.Metric | None
+    allow_urls: bool
 
     def evaluate_share(self, dataset: Dataset, state: PartialState, progress: bool) -> None:
         """Evaluates this process's part of the rows.
@@ -184,7 +186,7 @@ class _Run:
         if not frames or not row["sentences"]:
             return [[] for _ in row["sentences"]]
         results = self.pipeline.stream(
-            video_of(row),
+            video_of(row, self.allow_urls),
             [sentence["text"] for sentence in row["sentences"]],
             frame_indices=list(frames),
             on_damage="error",

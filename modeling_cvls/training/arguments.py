@@ -89,6 +89,11 @@ class DataArguments:
     reverse_probability: float = _option(
         0.0, "How often a clip is shown backward; never where a sentence speaks of motion or order."
     )
+    check: bool = _option(
+        True,
+        "Check every row of the training split before the first step. What was checked is not checked again.",
+    )
+    allow_urls: bool = _option(False, "Let rows name URLs of videos, which are fetched when they are read.")
     still_frames: int = _option(
         1, "A row of one frame, such as a photograph, becomes a clip of this many copies, each moved a little."
     )

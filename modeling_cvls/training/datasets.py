@@ -2,7 +2,7 @@
 
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets, load_dataset
 
-from ..data import ClipAugmentation, ClipCollator, ClipSampler, FrameSampling, check_dataset
+from ..data import ClipAugmentation, ClipCollator, ClipSampler, FrameSampling, check_dataset, check_rows
 from ..modeling_cvls import CVLSModel
 from ..processing_cvls import CVLSProcessor
 from .arguments import CVLSTrainingArguments, DataArguments
@@ -15,6 +15,8 @@ def load_train_set(data_args: DataArguments, seed: int) -> Dataset | IterableDat
     for name in data_args.datasets:
         part = load_dataset(name, split=data_args.train_split, streaming=data_args.streaming)
         check_dataset(part, name)
+        if data_args.check and not data_args.streaming:
+            check_rows(part, f"{name}[{data_args.train_split}]", allow_urls=data_args.allow_urls)
         parts.append(part.shuffle(seed=seed, buffer_size=256) if data_args.streaming else part)
     if len(parts) == 1:
         return parts[0]
@@ -51,5 +53,6 @@ def collator_for(
             reverse_probability=data_args.reverse_probability,
             still_frames=data_args.still_frames,
         ),
+        data_args.allow_urls,
     )
     return ClipCollator(processor, sampler, data_args.train_shortest_edges, data_args.train_longest_edge)
