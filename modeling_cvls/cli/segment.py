@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from transformers import pipeline
 
 from ..launch import check_checkpoint, process_state
+from ..results import FORMATS, segment
 from ..segmentation import Settings, check_settings, left_out_of, segment_folder, segment_video, videos_in
 from ..segmentation.files import FOLDER_FPS
 
@@ -32,13 +33,16 @@ def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None
     settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
     folder = Path(args.video)
     videos = videos_in(folder) if folder.is_dir() else []
-    if not videos and args.output.suffix.lower() != ".mp4":
+    if not videos and args.format == "overlay" and args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output {args.output}: an mp4 is written, so the name must end in .mp4")
     if videos and args.output.is_file():
         raise ValueError(f"--output {args.output} is a file; a folder of videos takes a folder")
     if args.output.exists() and folder.exists() and args.output.samefile(folder):
         raise ValueError(f"--output {args.output} is the video itself: give another name")
     check_checkpoint(args.model, "--model")
+    if args.format != "overlay":
+        _write_formats(videos or [args.video], bool(videos), args)
+        return
     if videos:
         _segment_folder(videos, args, settings, prog)
         return
@@ -49,6 +53,23 @@ def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None
     if summary.damage is not None:
         print(f"{prog}: warning: {summary.damage}", file=sys.stderr)
     print(f"{summary.frames} frames written to {args.output}")
+
+
+def _write_formats(videos: list[str | Path], is_folder: bool, args: Namespace) -> None:
+    """Writes the results of one video, or of each video of a folder, in a format of `VideoResult.save`."""
+    segmenter = pipeline("video-language-segmentation", model=args.model, device=args.device)
+    suffix = {"coco": ".json", "youtube_vis": ".json", "cvat": ".xml"}.get(args.format, "")
+    names = ("start", "end", "fps", "window", "overlap", "threshold", "presence_threshold", "batch_size")
+    options = {name: getattr(args, name) for name in names}
+    for video in videos:
+        path = Path(video)
+        output = args.output / f"{path.name if path.is_dir() else path.stem}{suffix}" if is_folder else args.output
+        if is_folder and output.exists():
+            print(f"{output} is there already")
+            continue
+        fps = args.video_fps or (FOLDER_FPS if path.is_dir() else None)
+        segment(segmenter, video, args.sentences, fps, **options).save(output, args.format)
+        print(f"{output} is written")
 
 
 def _segment_folder(videos: list[Path], args: Namespace, settings: Settings, prog: str) -> None:
@@ -110,6 +131,13 @@ def make_parser(prog: str) -> ArgumentParser:
         type=float,
         default=0.5,
         help="presence probability below which masks are empty; default: 0.5",
+    )
+    parser.add_argument(
+        "--format",
+        choices=list(FORMATS),
+        default="overlay",
+        help="what to write: overlay, an mp4 file; coco, youtube_vis or cvat, a file of annotations; palette, "
+        "competition or mots, a folder of images; for a folder of videos, one of them per video. Default: overlay",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: an accelerator where there is one")
     return parser

@@ -21,6 +21,7 @@ ROOMS = [
     "data",
     "conversion",
     "composites",
+    "results",
     "segmentation",
     "evaluation",
     "model_card",

@@ -1,0 +1,111 @@
+"""Files and folders of a result. Each is written under another name, and gets its own when it is complete."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ..visualization import COLORS, VideoWriter, overlay
+from .annotations import to_coco, to_cvat, to_youtube_vis
+
+if TYPE_CHECKING:
+    from .video import VideoResult
+
+DEFAULT_FPS = 24  # of a video whose frames per second are not known
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """A name to write to; what was written gets the name `path` at the end, and nothing stays after an error."""
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"{path} exists and is not empty; choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        if path.is_dir():
+            path.rmdir()
+        partial.replace(path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        partial.unlink(missing_ok=True)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with _complete(path) as partial:
+        partial.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_coco(result: VideoResult, path: Path) -> None:
+    """A json file in COCO's format."""
+    _write_json(path, to_coco(result))
+
+
+def write_youtube_vis(result: VideoResult, path: Path) -> None:
+    """A json file in YouTube-VIS's format."""
+    _write_json(path, to_youtube_vis(result))
+
+
+def write_cvat(result: VideoResult, path: Path) -> None:
+    """An xml file in the format CVAT for video 1.1."""
+    with _complete(path) as partial:
+        partial.write_text(to_cvat(result), encoding="utf-8")
+
+
+def write_overlay(result: VideoResult, path: Path) -> None:
+    """An mp4 file: the video with the masks and a legend drawn in."""
+    frames = result.reader.frames(sorted(result.frame_indices))
+    with _complete(path) as partial, VideoWriter(partial, result.fps or DEFAULT_FPS) as writer:
+        for position, frame in enumerate(frames):
+            masks = result.masks(position)[:, None]
+            writer.write(overlay(frame[None], masks, result.sentences, result.scores)[0])
+
+
+def write_palette(result: VideoResult, path: Path) -> None:
+    """A folder with Annotations/<video>/<frame>.png, palette images whose index is the number of the sentence, from 1
+    on, and sentences.csv, as `cvls convert frames` reads them."""
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[1:] = np.resize(np.array(COLORS), (255, 3))
+    with _complete(path) as partial:
+        folder = partial / "Annotations" / result.name
+        folder.mkdir(parents=True)
+        for position, name in enumerate(result.frame_names):
+            image = Image.fromarray(result.labels(position)).convert("P")
+            image.putpalette(palette.reshape(-1).tolist())
+            image.save(folder / f"{name}.png")
+        rows = [(result.name, number, text) for number, text in enumerate(result.sentences, start=1)]
+        with open(partial / "sentences.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([("video", "object", "sentence"), *rows])
+
+
+def write_competition(result: VideoResult, path: Path) -> None:
+    """A folder with Annotations/<video>/<number of the sentence, from 0 on>/<frame>.png, images of 0 and 255, as the
+    servers of Refer-YouTube-VOS and MeViS take them."""
+    with _complete(path) as partial:
+        for number in range(len(result.sentences)):
+            (partial / "Annotations" / result.name / str(number)).mkdir(parents=True)
+        for position, name in enumerate(result.frame_names):
+            for number, mask in enumerate(result.masks(position)):
+                file = partial / "Annotations" / result.name / str(number) / f"{name}.png"
+                Image.fromarray(mask * np.uint8(255)).save(file)
+
+
+def write_mots(result: VideoResult, path: Path) -> None:
+    """A folder as CVAT's "MOTS PNG 1.0": instances/<frame>.png, 16 bits, 1000 + number of the sentence; labels.txt."""
+    with _complete(path) as partial:
+        (partial / "instances").mkdir(parents=True)
+        (partial / "instances" / "labels.txt").write_text("object\n", encoding="utf-8")
+        for position, name in enumerate(result.frame_names):
+            labels = result.labels(position).astype(np.uint16)
+            Image.fromarray(np.where(labels, 1000 + labels, 0).astype(np.uint16)).save(
+                partial / "instances" / f"{name}.png"
+            )
