@@ -65,7 +65,7 @@ def test_coco_is_read_by_the_coco_api(result, masks, tmp_path):
         x, y, width, height = map(int, annotation["bbox"])
         assert mask[y : y + height, x : x + width].sum() == mask.sum()
     np.testing.assert_array_equal(seen, masks)
-    found = api.loadRes([{"image_id": 1, "category_id": 1, "segmentation": api.dataset["annotations"][0]["segmentation"],
+    found = api.loadRes([{"image_id": 1, "category_id": 1, "segmentation": api.anns[1]["segmentation"],
                           "score": 0.5}])  # fmt: skip
     assert len(found.anns) == 1
 
