@@ -6,6 +6,7 @@ at one neighbor only, as in training, so that a window of a long video gives wha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .masks_cvls import FrameSizes
 from .outputs_cvls import CVLSVideoFeatures
-from .windows_cvls import LogitBlender, Window
+from .windows_cvls import FrameLogits, LogitBlender, Window
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,16 @@ class WindowEncoder:
 
     def __init__(self, model, processor):
         self.model, self.processor = model, processor
-        self.sizes: FrameSizes | None = None
+        self._sizes: FrameSizes | None = None
         self._pixels: dict[int, torch.Tensor] = {}
         self._tokens: dict[int, torch.Tensor] = {}
+
+    @property
+    def sizes(self) -> FrameSizes:
+        """The sizes of the frames, of which at least one was added."""
+        if self._sizes is None:
+            raise ValueError("no frame was added yet")
+        return self._sizes
 
     @torch.no_grad()
     def add(self, pictures: dict[int, np.ndarray]) -> None:
@@ -57,12 +65,12 @@ class WindowEncoder:
         frames = np.stack(list(pictures.values()))
         clip = self.processor(videos=frames)
         sizes = FrameSizes(tuple(clip["frame_sizes"][0].tolist()), frames.shape[1:3])
-        if self.sizes not in (None, sizes):
+        if self._sizes not in (None, sizes):
             raise ValueError(
                 f"a frame is {sizes.own[0]} x {sizes.own[1]} pixels (height x width), those before it are "
                 f"{self.sizes.own[0]} x {self.sizes.own[1]}; all frames of a video must be of one size"
             )
-        self.sizes = sizes
+        self._sizes = sizes
         values = clip["pixel_values_videos"].to(self.model.device, self.model.dtype)
         features = self.model.vision.get_frame_features(values)
         self._pixels.update(zip(pictures, features.pixel_features[0], strict=True))
@@ -92,7 +100,7 @@ class SentenceLogits:
         self._blender = LogitBlender()
 
     @torch.no_grad()
-    def add(self, encoded: EncodedWindows) -> tuple[Sequence[int], torch.Tensor | None, torch.Tensor | None]:
+    def add(self, encoded: EncodedWindows) -> FrameLogits | None:
         """Takes windows in; returns what is complete then, as [`LogitBlender.take`]."""
         number = len(encoded.windows)
         outputs = self.model(
@@ -109,7 +117,7 @@ class SentenceLogits:
             self._blender.add(window, outputs.mask_logits[index], outputs.presence_logits[index])
         return self.take(encoded.windows[-1].complete)
 
-    def take(self, below: int) -> tuple[Sequence[int], torch.Tensor | None, torch.Tensor | None]:
+    def take(self, below: int) -> FrameLogits | None:
         """What lies before a position, as [`LogitBlender.take`]."""
         return self._blender.take(below)
 
@@ -120,7 +128,7 @@ def stack(features: dict[int, torch.Tensor], windows: Sequence[Window]) -> torch
     return torch.stack(of_windows).unflatten(0, (len(windows), -1))
 
 
-def forget(features: dict[int, object], below: int) -> None:
+def forget(features: dict[int, Any], below: int) -> None:
     """Removes the positions below `below`."""
     for position in [position for position in features if position < below]:
         del features[position]

@@ -4,7 +4,7 @@ import sys
 import threading
 import time as clock
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .encoding_cvls import SentenceLogits, WindowEncoder
 from .images_cvls import to_rgb
 from .masks_cvls import MaskOptions, frame_results
-from .windows_cvls import LiveWindows, Window
+from .windows_cvls import FrameLogits, LiveWindows, Window
 
 logger = logging.get_logger(__name__)
 
@@ -125,7 +125,7 @@ class CVLSLive:
         if self._closed:
             return []
         self._closed = True
-        return self._results(self._windows.close()) + self._finished(*self._logits.take(self._number))
+        return self._results(self._windows.close()) + self._finished(self._logits.take(self._number))
 
     def run(self, source: int | str | Path | Iterable, buffer: int = 16) -> Iterator[dict[str, Any]]:
         """Segments a whole source, to its end.
@@ -172,17 +172,13 @@ class CVLSLive:
         if window is None:
             return []
         self.sentences, self._logits = self._asked
-        return self._finished(*self._logits.add(self._encoder.encode([window])))
+        return self._finished(self._logits.add(self._encoder.encode([window])))
 
-    def _finished(
-        self, positions: Sequence[int], mask_logits: torch.Tensor | None, presence_logits: torch.Tensor | None
-    ) -> list[dict[str, Any]]:
-        if not positions:
+    def _finished(self, logits: FrameLogits | None) -> list[dict[str, Any]]:
+        if logits is None:
             return []
-        sizes = self._encoder.sizes
-        results = frame_results(self._processor, mask_logits, presence_logits, sizes, self._options)
         found = []
-        for position, result in zip(positions, results, strict=True):
+        for position, result in frame_results(self._processor, logits, self._encoder.sizes, self._options):
             frame = self._waiting.pop(position)
             found.append({"frame_index": frame.frame_index, "time": frame.time, "sentences": self.sentences, **result})
             if frame.picture is not None:
@@ -232,7 +228,7 @@ class LiveSource:
             raise OSError(f"{self._name} cannot be opened: {error}") from error
 
     def _decode(self) -> None:
-        first = start = None
+        first, start = None, 0.0
         try:
             for frame in self._container.decode(video=0):
                 now = clock.monotonic()

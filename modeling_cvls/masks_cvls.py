@@ -1,6 +1,6 @@
 """Logits of frames to their masks at the video's own size, and to what the user gets of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .rle_cvls import encode_masks
+from .windows_cvls import FrameLogits
 
 
 @dataclass(frozen=True)
@@ -46,30 +47,26 @@ class FrameSizes:
 
 
 def frame_results(
-    processor,
-    mask_logits: torch.Tensor,
-    presence_logits: torch.Tensor,
-    sizes: FrameSizes,
-    options: MaskOptions,
-) -> list[dict[str, Any]]:
-    """Logits of N frames and K sentences, on any device, to what the user gets of each frame.
+    processor, logits: FrameLogits, sizes: FrameSizes, options: MaskOptions
+) -> list[tuple[int, dict[str, Any]]]:
+    """Logits, on any device, to what the user gets of each frame.
 
     Args:
         processor: a `CVLSProcessor`.
-        mask_logits: (K, N, h, w) float.
-        presence_logits: (K, N) float.
 
     Returns:
-        One dict per frame: "masks", "scores" and "frame_scores", as of [`CVLSPipeline.stream`].
+        The position of each frame, and a dict: "masks", "scores" and "frame_scores", as of [`CVLSPipeline.stream`].
     """
-    found = _post_process(processor, mask_logits, presence_logits, sizes, options.threshold, options.presence_threshold)
+    mask_logits = logits.mask_logits
+    thresholds = options.threshold, options.presence_threshold
+    found = _post_process(processor, mask_logits, logits.presence_logits, sizes, *thresholds)
     masks = found["masks"]
     if options.exclusive:
         masks = _without_overlap(processor, masks, mask_logits, sizes, options.exclusive)
     masks = masks.cpu().numpy()  # masks are smaller to move than logits
     scores, frame_scores = found["scores"].tolist(), found["frame_scores"].tolist()
     results = []
-    for index in range(masks.shape[1]):
+    for index, position in enumerate(logits.positions):
         result = {
             "masks": masks[:, index],
             "scores": [of_sentence[index] for of_sentence in scores],
@@ -78,11 +75,11 @@ def frame_results(
         if options.mask_format == "rle":
             size = list(masks.shape[2:])
             result["masks"] = [{"size": size, "counts": counts} for counts in encode_masks(result["masks"])]
-        results.append(result)
+        results.append((position, result))
     return results
 
 
-def sentence_results(frames: Sequence[dict[str, Any]], sentences: Sequence[str], order: Sequence[int]) -> list[dict]:
+def sentence_results(frames: Iterable[dict[str, Any]], sentences: Sequence[str], order: Sequence[int]) -> list[dict]:
     """Results of frames, in the order of time, to results of sentences.
 
     Args:

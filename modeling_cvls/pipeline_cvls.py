@@ -260,9 +260,9 @@ class CVLSPipeline(ChunkPipeline):
     ) -> list[tuple[int, dict[str, Any]]]:
         windows, pictures = step
         encoder.add(pictures)
-        positions, *logits = sentences.add(encoder.encode(windows))
-        results = frame_results(self.processor, *logits, encoder.sizes, options) if positions else []
-        return list(zip(positions, results, strict=True))
+        encoded = encoder.encode(windows)
+        logits = sentences.add(encoded)
+        return [] if logits is None else frame_results(self.processor, logits, encoded.sizes, options)
 
     def postprocess(
         self, results: Iterator[dict[str, Any]], sentences: list[str], order: list[int]

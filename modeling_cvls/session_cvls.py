@@ -20,7 +20,7 @@ from .features_cvls import CacheOptions, FeatureStore
 from .frame_reader_cvls import FrameReader
 from .masks_cvls import FrameSizes, MaskOptions, frame_results, sentence_results
 from .selection_cvls import FrameSelection, read_windows, without_missing
-from .windows_cvls import plan_windows
+from .windows_cvls import FrameLogits, Window, plan_windows
 
 INDEX = "session.json"
 FORMAT = "cvls-session-1"
@@ -50,7 +50,6 @@ class CVLSVideoSession:
 
     Attributes:
         selection: the frames that are gone through.
-        sizes: (height, width) of the frames, as the model gets them and their own; None before the first is encoded.
         store: the features.
         options: how masks are made, unless `ask` and `stream` are told otherwise.
         prompts: the sentences that `CVLSProcessor.add_text_prompt` added.
@@ -67,31 +66,44 @@ class CVLSVideoSession:
         model=None,
     ):
         self.processor, self.selection, self.reader = processor, selection, reader
-        self.sizes: FrameSizes | None = None
+        self._sizes: FrameSizes | None = None
         self.options = MaskOptions()
         self.prompts: list[str] = []
-        self._window, self._overlap = window, overlap
+        self._given_windows = window, overlap
         self.store = FeatureStore(cache or CacheOptions())
         self._steps: Iterator[None] | None = None
         self._closed = False
         self._missing: list[int] = []  # of a saved session
-        self.model = None
+        self._model = None
         if model is not None:
             self.bind(model)
 
     def bind(self, model) -> None:
         """The model that encodes and answers; one for the whole life of the session."""
-        if self.model is not None:
-            if self.model is not model:
+        if self._model is not None:
+            if self._model is not model:
                 raise ValueError("the features of this session are those of another model: open the video again")
             return
-        self.model = model
-        if self._window is None:
-            self._window = model.config.num_frames
-        if self._overlap is None:
-            self._overlap = self._window // 4
+        self._model = model
+        window, overlap = self._given_windows
+        self._window: int = model.config.num_frames if window is None else window
+        self._overlap: int = self._window // 4 if overlap is None else overlap
         self._windows = [window for (window,) in plan_windows(len(self), self._window, self._overlap)]
         self._stops = [window.stop for window in self._windows]
+
+    @property
+    def model(self):
+        """The model that encodes and answers."""
+        if self._model is None:
+            raise ValueError("this session has no model yet: model.propagate_in_video_iterator(session) gives it one")
+        return self._model
+
+    @property
+    def sizes(self) -> FrameSizes:
+        """(height, width) of the frames, as the model gets them and their own."""
+        if self._sizes is None:
+            raise ValueError("the size of the frames is not known before the first is encoded")
+        return self._sizes
 
     def __len__(self) -> int:
         """The number of frames that are gone through."""
@@ -186,32 +198,35 @@ class CVLSVideoSession:
         if not 0 <= first < stop:
             raise ValueError(f"the frames to go through start from 0 to {len(self) - 1}, at least one, not at {first}")
         batches = plan_windows(len(self), self._window, self._overlap, np.arange(first, stop))
-        for positions, masks, presence in self._logits(self.processor(text=self.prompts), batches, progress):
-            for index, position in enumerate(positions):
+        for logits in self._logits(self.processor(text=self.prompts), batches, progress):
+            for index, position in enumerate(logits.positions):
                 frame = int(self.selection.frames[position])
                 if frame not in self.missing_frames:
-                    yield CVLSFrameOutput(frame, masks[:, index], presence[:, index])
+                    yield CVLSFrameOutput(frame, logits.mask_logits[:, index], logits.presence_logits[:, index])
         if self.reader is not None and self.reader.damage is not None:
             warnings.warn(self.reader.damage, stacklevel=2)
 
     def _check_ready(self) -> None:
-        if self.model is None:
-            raise ValueError("this session has no model yet: model.propagate_in_video_iterator(session) gives it one")
+        self.model  # noqa: B018  says that there is none
         if self._closed:
             raise ValueError("this session is closed: open the video again")
 
-    def _results(self, logits, wanted: np.ndarray, options: MaskOptions) -> Iterator[dict[str, Any]]:
-        frames = self.reader.frames(self.selection.frames[wanted]) if options.return_frames else None
-        for positions, mask_logits, presence_logits in logits:
-            results = frame_results(self.processor, mask_logits, presence_logits, self.sizes, options)
-            for position, result in zip(positions, results, strict=True):
+    def _results(
+        self, logits: Iterator[FrameLogits], wanted: np.ndarray, options: MaskOptions
+    ) -> Iterator[dict[str, Any]]:
+        frames = None
+        if options.return_frames and self.reader is not None:
+            frames = self.reader.frames(self.selection.frames[wanted])
+        for of_frames in logits:
+            for position, result in frame_results(self.processor, of_frames, self.sizes, options):
                 result = {**self.selection.frame(position), **result}
                 if frames is not None:
                     result["frame"] = next(frames)
                 yield result
 
-    def _logits(self, text: dict[str, torch.Tensor], batches, progress: bool):
-        """Positions and their logits, as [`LogitBlender.take`], where there are any."""
+    def _logits(
+        self, text: dict[str, torch.Tensor], batches: list[list[Window]], progress: bool
+    ) -> Iterator[FrameLogits]:
         sentences = SentenceLogits(self.model, text)
         pixels: dict[int, torch.Tensor] = {}  # of frames that a window to come needs
         hidden = not progress or len(batches) == 1
@@ -220,7 +235,7 @@ class CVLSVideoSession:
                 tokens = torch.stack([self._load(window.stop, window.positions, pixels) for window in windows])
                 encoded = EncodedWindows(windows, stack(pixels, windows), tokens, self.sizes)
                 found = sentences.add(encoded)
-                if found[0]:
+                if found is not None:
                     yield found
                 forget(pixels, windows[-1].needed)
                 bar.update(len(windows))
@@ -256,7 +271,7 @@ class CVLSVideoSession:
         for (window,), pictures in read_windows(self.reader, self.selection.frames, [[window] for window in windows]):
             encoder.add(pictures)
             encoded = encoder.encode([window])
-            self.sizes = encoded.sizes
+            self._sizes = encoded.sizes
             first = self._stops[len(self.store) - 1] if len(self.store) else 0
             self.store.append(
                 {
@@ -346,7 +361,7 @@ class CVLSVideoSession:
         times = None if times is None else np.array(times)
         selection = FrameSelection(frames, np.arange(len(frames)), frames.tolist(), times)
         session = cls(processor, selection, None, window, overlap, cache, model)
-        session.sizes, session._missing = sizes, missing
+        session._sizes, session._missing = sizes, missing
         session.store = FeatureStore.load(path, len(session._windows), cache, model.device)
         return session
 

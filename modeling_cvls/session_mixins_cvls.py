@@ -9,6 +9,7 @@ from .features_cvls import CacheOptions
 from .masks_cvls import MaskOptions, frame_results
 from .selection_cvls import Video, open_reader, select_frames
 from .session_cvls import CVLSFrameOutput, CVLSVideoSession
+from .windows_cvls import FrameLogits
 
 
 class SessionModelMixin:
@@ -99,13 +100,8 @@ class SessionProcessorMixin:
             pixels; "masks" (N, height, width) bool; "prompt_to_obj_ids", the list of the ids of each prompt.
         """
         options = MaskOptions(threshold, presence_threshold)
-        (found,) = frame_results(
-            self,
-            model_outputs.mask_logits[:, None],
-            model_outputs.presence_logits[:, None],
-            inference_session.sizes,
-            options,
-        )
+        logits = FrameLogits([0], model_outputs.mask_logits[:, None], model_outputs.presence_logits[:, None])
+        ((_, found),) = frame_results(self, logits, inference_session.sizes, options)
         masks = torch.from_numpy(found["masks"])
         ids = masks.flatten(1).any(dim=1).nonzero()[:, 0]
         return {

@@ -1,6 +1,5 @@
 """A sequence of frames is gone through in overlapping windows, whose logits fade into each other."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,6 +142,21 @@ class LiveWindows:
         return Window(start, stop, wanted, weights, complete, needed=max(0, stop + 1 - self.window))
 
 
+@dataclass(frozen=True)
+class FrameLogits:
+    """The logits of K sentences at N positions.
+
+    Attributes:
+        positions: N positions, increasing.
+        mask_logits: (K, N, h, w) float32.
+        presence_logits: (K, N) float32.
+    """
+
+    positions: list[int]
+    mask_logits: torch.Tensor
+    presence_logits: torch.Tensor
+
+
 class LogitBlender:
     """Weighted means of windows' logits; holds only positions that have not got all their windows yet."""
 
@@ -156,19 +170,20 @@ class LogitBlender:
         presence_logits = presence_logits[:, None].float() * weights
         for index, (position, weight) in enumerate(zip(window.wanted.tolist(), window.weights.tolist(), strict=True)):
             new = weight, mask_logits[:, index], presence_logits[:, index]
-            sums = self._sums.get(position)
-            self._sums[position] = new if sums is None else tuple(a + b for a, b in zip(sums, new, strict=True))
+            if position in self._sums:
+                weight, masks, presence = self._sums[position]
+                new = weight + new[0], masks + new[1], presence + new[2]
+            self._sums[position] = new
 
-    def take(self, below: int) -> tuple[Sequence[int], torch.Tensor | None, torch.Tensor | None]:
-        """Removes the N positions below `below`: the positions in order, mask logits (K, N, h, w) and presence logits
-        (K, N); None where there is no such position."""
+    def take(self, below: int) -> FrameLogits | None:
+        """Removes the positions below `below` and returns their logits; None where there are none."""
         positions = sorted(position for position in self._sums if position < below)
         if not positions:
-            return [], None, None
+            return None
         weights, mask_logits, presence_logits = zip(*(self._sums.pop(p) for p in positions), strict=True)
         weights = torch.tensor(weights, device=mask_logits[0].device)
         mask_logits, presence_logits = torch.stack(mask_logits, dim=1), torch.stack(presence_logits, dim=1)
-        return positions, mask_logits / weights[:, None, None], presence_logits / weights
+        return FrameLogits(positions, mask_logits / weights[:, None, None], presence_logits / weights)
 
 
-__all__ = ["LiveWindows", "LogitBlender", "Window", "check_window", "fade", "plan_windows"]
+__all__ = ["FrameLogits", "LiveWindows", "LogitBlender", "Window", "check_window", "fade", "plan_windows"]

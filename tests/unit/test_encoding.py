@@ -17,9 +17,9 @@ def in_steps(model, processor, batches):
     for windows in batches:
         encoder.add({position: NOISE[position] for position in range(added, windows[-1].stop)})
         added = windows[-1].stop
-        positions, masks, presence = sentences.add(encoder.encode(windows))
-        for index, position in enumerate(positions):
-            found[position] = masks[:, index], presence[:, index]
+        logits = sentences.add(encoder.encode(windows))
+        for index, position in enumerate(logits.positions):
+            found[position] = logits.mask_logits[:, index], logits.presence_logits[:, index]
     return found
 
 
