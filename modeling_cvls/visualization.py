@@ -8,9 +8,10 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from .extras import require
+from .fonts import font_for, text_blocks
 from .sound import Sound
 
 # Okabe and Ito's colors, told apart by color-blind readers too; black left out, as it cannot be seen on dark frames.
@@ -18,22 +19,6 @@ COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94
 BACKGROUND, INK = (24, 24, 24), (240, 240, 240)
 CLOCK = 90_000  # ticks per second: the usual frame rates come out even
 RIGHT, WRONG = (60, 200, 90), (230, 70, 60)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """`text` in lines of at most `width` pixels; a word longer than a line stays whole."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
 
 
 def _enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
@@ -116,17 +101,19 @@ def _legend(
     font_size: int,
 ) -> np.ndarray:
     """Lines break alike whatever the values, so that the strips of all frames are of one size."""
-    font, line, margin = _font(font_size), round(font_size * 1.4), font_size // 2
-    room = 0 if values is None else font.getlength("  (0.00)") + margin
-    entries = [_wrap(label, font, width - 3 * margin - font_size - room) for label in labels]
-    for lines, value in zip(entries, values or [], strict=values is not None):
-        lines[-1] += value
-    strip = Image.new("RGB", (width, line * sum(map(len, entries)) + 2 * margin), BACKGROUND)
+    line, margin = round(font_size * 1.4), font_size // 2
+    number_font = font_for("0123456789", font_size)
+    room = 0 if values is None else number_font.getlength("  (0.00)") + margin
+    entries = text_blocks(labels, font_size, width - 3 * margin - font_size - room)
+    strip = Image.new("RGB", (width, line * sum(len(lines) for _, lines in entries) + 2 * margin), BACKGROUND)
     draw, y = ImageDraw.Draw(strip), margin
-    for index, lines in enumerate(entries):
+    for index, (font, lines) in enumerate(entries):
         draw.rectangle((margin, y + 2, margin + font_size, y + 2 + font_size), fill=colors[index % len(colors)])
-        for text in lines:
-            draw.text((2 * margin + font_size, y), text, INK, font)
+        for number, text in enumerate(lines):
+            left = 2 * margin + font_size
+            draw.text((left, y), text, INK, font)
+            if values is not None and number == len(lines) - 1:
+                draw.text((left + font.getlength(text), y), values[index], INK, number_font)
             y += line
     return np.asarray(strip)
 
@@ -299,13 +286,13 @@ def contact_sheet(
     height, width = tiles.shape[1:3]
     gap, bar = 6, 10
     sheet_width = max(len(columns) * (width + gap) + gap, 360)
-    font = _font(max(14, min(22, sheet_width // 50)))
-    line = round(font.size * 1.4)
-    titles = [_wrap(sentence, font, sheet_width - 3 * gap - bar) for sentence in sentences]
-    sheet_height = gap + sum(len(title) * line + height + 2 * gap for title in titles)
+    font_size = max(14, min(22, sheet_width // 50))
+    line = round(font_size * 1.4)
+    titles = text_blocks(sentences, font_size, sheet_width - 3 * gap - bar)
+    sheet_height = gap + sum(len(title) * line + height + 2 * gap for _, title in titles)
     sheet = Image.new("RGB", (sheet_width, sheet_height), BACKGROUND)
     draw, y = ImageDraw.Draw(sheet), gap
-    for row, title in enumerate(titles):
+    for row, (font, title) in enumerate(titles):
         x = gap
         if correct is not None:
             draw.rectangle((gap, y, gap + bar, y + len(title) * line - gap), fill=RIGHT if correct[row] else WRONG)

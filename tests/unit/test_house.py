@@ -14,6 +14,7 @@ ROOMS = [
     "names",
     "flat files",
     "launch",
+    "fonts",
     "sound",
     "visualization",
     "metrics",

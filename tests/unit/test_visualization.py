@@ -1,10 +1,15 @@
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageFont
 from scipy import ndimage
 
+from modeling_cvls import FrameReader, fonts
+from modeling_cvls.fonts import font_for, wrap
+from modeling_cvls.sound import open_sound
 from modeling_cvls.visualization import (
     COLORS,
     RIGHT,
@@ -154,3 +159,57 @@ def test_outlines_are_what_an_erosion_takes_away(height, thickness):
     assert mask[0].any() and 0.001 < expected.mean() < 0.5
     drawn = overlay(np.zeros((1, *mask.shape, 3), np.uint8), mask[None, None], ["x"], opacity=0, min_width=1)
     np.testing.assert_array_equal((drawn[0, :height] == COLORS[0]).all(-1), expected)
+
+
+def test_a_legend_shows_other_scripts_and_breaks_long_words(monkeypatch):
+    """Arabic with a font of the system; Chinese with one, or with a warning that names what no font shows."""
+    assert font_for("the dog, 3", 16).getname() == ImageFont.load_default(16).getname()
+    text = "\u0627\u0644\u0643\u0644\u0628"
+    if not any("DejaVu" in path for path in fonts._system_fonts()):
+        pytest.skip("the system has no DejaVu fonts")
+    font = font_for(text, 16)
+    assert font.getname() != ImageFont.load_default(16).getname()
+    assert all(font.getmask(character).size != font.getmask(fonts.NO_CHARACTER).size for character in text)
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: ())
+    fonts._file_for.cache_clear()
+    with pytest.warns(UserWarning, match="no font on this system shows \u4eba \u7ea2: boxes stand in their place"):
+        font_for("\u7ea2\u4eba", 16)
+    fonts._file_for.cache_clear()
+    font = font_for("word", 20)
+    for words in ("w" * 200, "the dog " + "w" * 100, "a b c"):
+        lines = wrap(words, font, 150)
+        assert "".join(lines).replace(" ", "") == words.replace(" ", "")
+        assert all(font.getlength(line) <= 150 for line in lines)
+    assert wrap("the dog on the left", font, 100) == ["the dog on", "the left"]
+
+
+def test_videos_keep_times_shape_of_pixels_and_sound(tmp_path):
+    times, end = [0, 0.04, 0.08, 1.0, 1.5, 1.54, 3.0], 3.9
+    source = tmp_path / "source.mp4"
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        for _ in range(100):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(video.encode())
+        wave = np.sin(np.arange(64000) * 2 * np.pi * 440 / 16000) * (np.arange(64000) >= 32000)  # from 2 s on
+        for start in range(0, 64000, 1000):
+            part = wave[None, start : start + 1000].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    reader = FrameReader(source)
+    with VideoWriter(tmp_path / "out.mp4", 2, Fraction(16, 9), end - 0.5, open_sound(reader, 0.5, end)) as writer:
+        for time in times[:-1]:
+            writer.write(np.zeros((48, 64, 3), np.uint8), time)
+    written = FrameReader(tmp_path / "out.mp4")
+    np.testing.assert_allclose(written.times, times[:-1], atol=1e-4)
+    assert written.end == pytest.approx(3.4, abs=1e-3) and written.sample_aspect_ratio == Fraction(16, 9)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    loud = np.flatnonzero(np.abs(samples) > 0.3) / 16000
+    assert loud[0] == pytest.approx(1.5, abs=0.08) and len(samples) / 16000 == pytest.approx(3.4, abs=0.15)
+    assert open_sound(FrameReader(source, fps=5), 0, 1) is None  # its times are not the file's
+    assert open_sound(FrameReader(np.zeros((2, 4, 4, 3), np.uint8), fps=5), 0, 1) is None
