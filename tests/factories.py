@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from scipy.ndimage import binary_dilation
@@ -265,3 +266,8 @@ def folders_of(source, names=None, **arguments) -> SourceFolders:
 
 def catalog_of(source):
     return read_catalog(folders_of(source))
+
+
+def on_sources(*names):
+    """Runs a test on each of these sources of composites, fixtures of tests/data."""
+    return pytest.mark.parametrize("source", names, indirect=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-#: One source in so many is never shown in training: every eighth video, every eighth picture.
-HELD_OUT = 8
+from modeling_cvls.composites.catalog import HELD_OUT_SOURCES
 
 
 @dataclass(frozen=True)
@@ -69,5 +68,6 @@ def read_stills(root: Path) -> Iterator[Source]:
 
 
 def is_held_out(number: int) -> bool:
-    """Whether the source of this number, in the order of the names, is kept from training."""
-    return number % HELD_OUT == HELD_OUT - 1
+    """Whether the source of this number, in the order of the names, is kept from training, as in composites that are
+    divided by source."""
+    return number % HELD_OUT_SOURCES == HELD_OUT_SOURCES - 1

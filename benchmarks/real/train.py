@@ -64,8 +64,8 @@ class Recipe:
     pictures: int = 16
     clips: int = 5
     sizes: tuple[tuple[int, int], ...] = ((128, 224), (160, 288), (192, 352))
-    composite_pictures: float = 0.15
-    composite_clips: float = 0.65
+    composite_pictures: float = 0.4
+    composite_clips: float = 0.75
     dropout: float = 0.1
     config: dict[str, Any] = field(default_factory=dict)
 

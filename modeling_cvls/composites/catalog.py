@@ -110,7 +110,6 @@ class Catalog:
         possible_nouns: the same -> what it may also be called: of an object with a single name, as "dog", what any
             other object of that name is called, as "beagle".
         around: id of a source -> what else it shows, without masks: no sentence may speak of that on its background.
-        objects: (source, object), all of `nouns`.
         held_out: (noun, color or motion) pairs that only the split heldout shows.
         divide: "time" or "source", see `SourceFolders`.
     """
@@ -120,7 +119,6 @@ class Catalog:
     nouns: dict[str, dict[str, tuple[str, ...]]]
     possible_nouns: dict[str, dict[str, frozenset[str]]]
     around: dict[str, tuple[str, ...]]
-    objects: tuple[tuple[str, str], ...]
     held_out: frozenset[tuple[str, str]]
     divide: str = "time"
 
@@ -389,7 +387,6 @@ def read_catalog(folders: SourceFolders) -> Catalog:
             for name, of_source in nouns.items()
         },
         around={name: named[name].get(AROUND, ()) for name in sources},
-        objects=tuple((name, obj) for name, of_source in nouns.items() for obj in of_source),
         held_out=frozenset(held_out),
         divide=folders.divide,
     )

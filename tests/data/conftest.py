@@ -82,3 +82,9 @@ def stills(tmp_path_factory) -> Path:
         objects[name] = {"objects": {"1": [f"breed{number}", f"pet{number % 3}"], "2": [f"pet{number % 3}"]}}
     (root / "objects.json").write_text(json.dumps(objects))
     return root
+
+
+@pytest.fixture
+def source(request):
+    """The source that `on_sources` names."""
+    return request.getfixturevalue(request.param)

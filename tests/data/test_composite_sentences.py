@@ -6,19 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from factories import catalog_of
+from factories import catalog_of, on_sources
 from modeling_cvls.composites import (
     make_composite,
 )
-
-
-def sources(*names):
-    return pytest.mark.parametrize("source", names, indirect=True)
-
-
-@pytest.fixture
-def source(request):
-    return request.getfixturevalue(request.param)
 
 
 def whole_mask(obj, t, height, width) -> np.ndarray:
@@ -123,7 +114,7 @@ def fits(stated: dict, measured: list[dict], nouns: list) -> list[int]:
     return fitting
 
 
-@sources("several", "davis")
+@on_sources("several", "davis")
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_every_sentence_fits_its_referent_and_nothing_else(source, split):
     catalog = catalog_of(source)
@@ -156,7 +147,7 @@ def test_every_sentence_fits_its_referent_and_nothing_else(source, split):
     assert kinds >= {"appearance", "spatial", "temporal", "none"}
 
 
-@sources("several", "davis")
+@on_sources("several", "davis")
 def test_look_alikes_differ_in_one_thing(source):
     catalog = catalog_of(source)
     differences = set()

@@ -10,7 +10,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from factories import ROOT, catalog_of, folders_of
+from factories import ROOT, catalog_of, folders_of, on_sources
 from modeling_cvls.composites import (
     make_composite,
     possible_referents,
@@ -24,16 +24,7 @@ from modeling_cvls.composites.compositing import filling_box
 from modeling_cvls.data import FEATURES, read_frames, read_masks
 
 
-def sources(*names):
-    return pytest.mark.parametrize("source", names, indirect=True)
-
-
-@pytest.fixture
-def source(request):
-    return request.getfixturevalue(request.param)
-
-
-@sources("flat", "several", "davis")
+@on_sources("flat", "several", "davis")
 def test_render_is_the_painters_algorithm(source):
     composite, _ = make_composite(catalog_of(source), "train", 3, height=40, width=64, num_frames=4)
     frames, masks = render_composite(composite)
