@@ -106,9 +106,11 @@ def word_mask_of(attention_mask: torch.Tensor | None, sentence_mask: torch.Tenso
     if attention_mask is None:
         return None
     words = attention_mask.bool()
-    said = words.any(dim=-1) if sentence_mask is None else words.any(dim=-1) & sentence_mask.bool()
+    said = words.any(dim=-1, keepdim=True)
+    if sentence_mask is not None:
+        said = said & sentence_mask.bool()[..., None]
     first = torch.arange(words.shape[-1], device=words.device) == 0
-    return torch.where(said[..., None], words, first)
+    return (words & said) | (first & ~said)  # not `where`, which onnxruntime has for no booleans
 
 
 def mask_with_sentence(attention_mask: torch.Tensor) -> torch.Tensor:
