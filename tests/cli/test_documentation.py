@@ -23,7 +23,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 #: Pages that are still to come.
 PLANNED = {
     *("videos.md", "sessions.md", "results.md", "datasets.md", "evaluation.md", "parts.md", "lora.md"),
-    *("backbone.md", "scale.md", "explain.md", "demo_page.md", "hub.md", "export.md"),
+    *("backbone.md", "scale.md", "explain.md", "demo_page.md", "hub.md", "export.md", "real_video.md"),
     *("command_line.md", "configuration.md", "model_configuration.md", "data_schema.md", "python.md"),
 }
 #: What makes a training as small as it can be; commands are otherwise run as the pages print them.
@@ -64,6 +64,14 @@ def test_links_lead_somewhere(page):
             continue
         assert path.exists(), f"{page.relative_to(ROOT)} links to {link}"
         assert not anchor or anchor in anchors(path), f"{page.relative_to(ROOT)} links to {link}"
+
+
+def test_the_site_has_every_page_once():
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    named = re.findall(r"[\w/]+\.md", str(nav))
+    there = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.is_relative_to(ROOT / "docs")}
+    assert len(named) == len(set(named))
+    assert there <= set(named) and {name for name in named if Path(name).name not in PLANNED} <= there
 
 
 def test_the_readme_is_one_screen():
