@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import cvls  # noqa: E402
 from modeling_cvls import CVLSConfig  # noqa: E402
-from modeling_cvls.cli.convert import NAMES as SOURCES  # noqa: E402
+from modeling_cvls.cli.convert import BENCHMARKS, TOOLS  # noqa: E402
 from modeling_cvls.data import FEATURES  # noqa: E402
 from modeling_cvls.data.schema import COLUMNS  # noqa: E402
 from modeling_cvls.training import training_options  # noqa: E402
@@ -126,7 +126,7 @@ def command_line() -> str:
 def conversions() -> Iterator[str]:
     from modeling_cvls.conversion import conversion_parser
 
-    for name in SOURCES:
+    for name in (*BENCHMARKS, *TOOLS):
         source = importlib.import_module(f"modeling_cvls.conversion.{name}")
         yield f"### cvls convert {name}"
         yield "\n".join(arguments_of(conversion_parser(source, f"cvls convert {name}")))
