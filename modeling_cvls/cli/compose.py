@@ -56,14 +56,23 @@ def _parser(prog: str) -> ArgumentParser:
     parser.add_argument("--stills", type=Path, help="folder of pictures with masks that join the videos")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; it must not exist yet")
     for split, default in CLIPS.items():
-        parser.add_argument(f"--{split}", type=int, default=default, metavar="N", help=f"clips in the {split} split")
+        parser.add_argument(
+            f"--{split}",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"clips in the {split} split (default: {default})",
+        )
     parser.add_argument(
-        "--divide", choices=["time", "source"], default="time", help="what train and test share of the videos"
+        "--divide",
+        choices=["time", "source"],
+        default="time",
+        help="what train and test share of the videos (default: time)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same bytes")
-    parser.add_argument("--size", default="96x160", help="height and width of a clip in pixels")
-    parser.add_argument("--frames", type=int, default=8, help="frames of a clip")
-    parser.add_argument("--num-proc", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same bytes (default: 0)")
+    parser.add_argument("--size", default="96x160", help="height and width of a clip in pixels (default: 96x160)")
+    parser.add_argument("--frames", type=int, default=8, help="frames of a clip (default: 8)")
+    parser.add_argument("--num-proc", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     return parser
 
 

@@ -29,16 +29,18 @@ SPLITS = ("train", "test", "validation", "heldout")
 def main(arguments: list[str] | None = None, prog: str = "cvls synthesize") -> None:
     parser = ArgumentParser(prog=prog, description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder to write into, empty or new")
-    parser.add_argument("--layout", choices=list(LAYOUTS), default="a2d", help="whose layout it has")
+    parser.add_argument("--layout", choices=list(LAYOUTS), default="a2d", help="whose layout it has (default: a2d)")
     for split in SPLITS:
-        parser.add_argument(f"--{split}", type=int, default=0, metavar="N", help=f"videos in the {split} split")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same bytes")
-    parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
-    parser.add_argument("--frames", type=int, default=8, help="frames of a video")
+        parser.add_argument(
+            f"--{split}", type=int, default=0, metavar="N", help=f"videos in the {split} split (default: 0)"
+        )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same bytes (default: 0)")
+    parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default: 64)")
+    parser.add_argument("--frames", type=int, default=8, help="frames of a video (default: 8)")
     parser.add_argument(
         "--look-alikes", action="store_true", help="the harder scenes of the look-alikes benchmark (layout a2d only)"
     )
-    parser.add_argument("--num-proc", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--num-proc", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     args = parser.parse_args(arguments)
     if args.look_alikes and args.layout != "a2d":
         raise ValueError(f"--look-alikes is written in the layout a2d only, not in {args.layout}")
