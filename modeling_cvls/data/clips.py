@@ -83,7 +83,8 @@ class ClipSampler:
         self._epoch.fill_(value)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Reads a clip of a row with the columns of `FEATURES`.
+        """Reads a clip of a row with the columns of `FEATURES`, and perhaps a column `clip`: each number there gives
+        another clip.
 
         Returns:
             frames: uint8 (T, H, W, 3), RGB;
@@ -98,7 +99,10 @@ class ClipSampler:
         sentences = row["sentences"]
         if not sentences:
             raise ValueError(f"{name} has no sentences; leave such videos out of a training set")
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {self.epoch} {row['video_id']}".encode()))
+        drawn = f"{self.seed} {self.epoch} {row['video_id']}"
+        if row.get("clip"):  # a further clip of the video in the same epoch
+            drawn += f" {row['clip']}"
+        generator = torch.Generator().manual_seed(zlib.crc32(drawn.encode()))
         try:
             indices = self.sampling(row["num_frames"], row["annotated_frames"], self.clip_length, generator)
         except ValueError as error:

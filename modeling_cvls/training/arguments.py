@@ -62,6 +62,7 @@ class DataArguments:
         0.5, "How often a clip is mirrored, together with the words left and right of its sentences."
     )
 
+    clips_per_video: int = _option(1, "How many clips of each video an epoch shows.")
     sampling: Literal["consecutive", "sparse", "nearby"] = _option(
         "consecutive",
         "How the frames of a clip are drawn. consecutive: `frame_stride` apart, around an annotated frame. sparse: one "
@@ -99,6 +100,8 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        if self.clips_per_video < 1:
+            raise ValueError(f"`data.clips_per_video` must be at least 1, got {self.clips_per_video}")
         if isinstance(self.dataset, dict) and min(self.dataset.values(), default=0) <= 0:
             raise ValueError(f"the weights in `data.dataset` must be above 0, got {self.dataset}")
 

@@ -1,5 +1,7 @@
 """The rows that a training reads, and what makes batches of them."""
 
+from functools import partial
+
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets, load_dataset
 
 from ..data import ClipAugmentation, ClipCollator, ClipSampler, FrameSampling, check_dataset, check_rows
@@ -17,6 +19,7 @@ def load_train_set(data_args: DataArguments, seed: int) -> Dataset | IterableDat
         check_dataset(part, name)
         if data_args.check and not data_args.streaming:
             check_rows(part, f"{name}[{data_args.train_split}]", allow_urls=data_args.allow_urls)
+        part = _repeated(part, data_args.clips_per_video)
         parts.append(part.shuffle(seed=seed, buffer_size=256) if data_args.streaming else part)
     if len(parts) == 1:
         return parts[0]
@@ -25,6 +28,27 @@ def load_train_set(data_args: DataArguments, seed: int) -> Dataset | IterableDat
     total = sum(data_args.dataset.values())
     shares = [weight / total for weight in data_args.dataset.values()]
     return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def _repeated(part: Dataset | IterableDataset, number: int) -> Dataset | IterableDataset:
+    """Every video `number` times, each with another number in the column `clip`, by which `ClipSampler` draws another
+    clip; every photograph once."""
+    copies = [part]
+    for clip in range(1, number):
+        if isinstance(part, IterableDataset):
+            copies.append(part.filter(_is_video).map(partial(_with_clip, clip=clip)))
+        else:
+            videos = part.select([index for index, frames in enumerate(part["num_frames"]) if frames > 1])
+            copies.append(videos.add_column("clip", [clip] * len(videos)))
+    return copies[0] if number == 1 else concatenate_datasets(copies)
+
+
+def _is_video(row: dict) -> bool:
+    return row["num_frames"] > 1
+
+
+def _with_clip(row: dict, clip: int) -> dict:
+    return {**row, "clip": clip}
 
 
 def load_eval_set(data_args: DataArguments) -> Dataset | None:

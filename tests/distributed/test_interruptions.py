@@ -77,3 +77,28 @@ def test_a_training_that_is_interrupted_goes_on_to_the_same_weights(config_file,
         assert status == ended.get(kind, -signal.SIGKILL), (kind, value)
         assert again == 0, (kind, value, done.stderr[-3000:])
         assert_same_training(tmp_path / "runs" / str(number), tmp_path / "runs" / "whole")
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(config_file, tmp_path):
+    """A file system in memory that holds one checkpoint and a half; then a larger one, and the training goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ("-m", "cvls", "train", config_file, "--training.save_total_limit", "3", "--training.output_dir")
+    whole = run(*command, tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    size = sum(path.stat().st_size for path in (tmp_path / "whole" / "checkpoint-2").iterdir())
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(1.5 * size)}", "tmpfs", disk]).returncode:
+        pytest.skip("a file system can be mounted by root alone")
+    try:
+        stopped = run(*command, disk / "run")
+        assert stopped.returncode == 2 and "Traceback" not in stopped.stderr
+        assert "the disk is full: a checkpoint takes about" in stopped.stderr.splitlines()[-1]
+        names = {path.name for path in (disk / "run").iterdir()}
+        assert "checkpoint-2" in names and not names & {"checkpoint-4", "_unfinished"}
+        subprocess.run(["mount", "-o", f"remount,size={10 * size}", disk], check=True)
+        again = run(*command, disk / "run", "--training.resume_from_checkpoint", "true")
+        assert again.returncode == 0, again.stderr[-3000:]
+        assert_same_training(disk / "run", tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", disk], check=True)

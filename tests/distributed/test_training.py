@@ -244,6 +244,18 @@ def test_data_sets_without_weights_are_all_there_once(dataset, tmp_path, streami
     assert sorted(row["video_id"] for row in both) == sorted(rows["video_id"][:10])
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_epoch_can_show_several_clips_of_a_video(dataset, streaming):
+    args = DataArguments(dataset=str(dataset), clips_per_video=3, streaming=streaming, train_split="validation")
+    names = [row["video_id"] for row in load_train_set(args, 0)]
+    videos = load_dataset(str(dataset), split="validation")["video_id"]
+    assert sorted(names) == sorted([*videos] * 3)
+    sampler = ClipSampler(2, flip_probability=0)
+    rows = [row for row in load_train_set(args, 0) if row["video_id"] == names[0]]
+    clips = {sampler(row)["frames"].tobytes() for row in rows}
+    assert len(clips) > 1 and sampler(rows[0])["frames"].tobytes() in clips
+
+
 def test_streamed_rows_train(config_file, tmp_path):
     flags = ["--data.streaming", "true", "--training.max_steps", "2", "--training.output_dir", tmp_path]
     result = run("scripts/train.py", config_file, *flags, "--training.eval_strategy", "no", *BEST_OFF)

@@ -1,5 +1,6 @@
 """Pretrained parts by name: architectures that can serve, with random weights, and errors for those that cannot."""
 
+import importlib
 import logging
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import transformers
 from transformers import AutoModel
 
+from factories import ROOT
 from modeling_cvls import CVLSModel
 from modeling_cvls.training.recipe import parameters_of_stages
 
@@ -127,3 +129,19 @@ def test_a_checkpoint_without_the_weights_is_an_error(folder, tmp_path):
     transformers.ConvNextConfig(**SIZES).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="lacks [0-9]+ of the weights of its convnext, such as"):
         CVLSModel.from_vision_text_pretrained(str(tmp_path), folder("minilm"), **FIELDS)
+
+
+def test_the_guide_s_own_backbone_serves(folder, tmp_path, monkeypatch):
+    """The file in docs/guides/backbone.md, as it stands there."""
+    guide = (ROOT / "docs" / "guides" / "backbone.md").read_text(encoding="utf-8")
+    (tmp_path / "my_backbone.py").write_text(guide.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    my_backbone = importlib.import_module("my_backbone")
+    backbone = my_backbone.MyBackbone(my_backbone.MyConfig())
+    backbone.save_pretrained(tmp_path / "saved")
+    model = CVLSModel.from_vision_text_pretrained(str(tmp_path / "saved"), folder("minilm"), **FIELDS)
+    assert type(model.vision.backbone) is my_backbone.MyBackbone
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.vision.backbone.parameters(), backbone.parameters(), strict=True)
+    )
+    assert model(**INPUTS).mask_logits.shape == (1, 2, 2, 16, 16)
