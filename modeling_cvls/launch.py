@@ -11,6 +11,7 @@ import torch
 import torch.distributed
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
 
@@ -50,10 +51,17 @@ def process_state() -> PartialState:
 
 
 def check_checkpoint(name: str, argument: str) -> None:
-    """Raises FileNotFoundError or ValueError, naming the argument, where `name` is a folder that does not exist or
-    holds another model. Transformers would look for the first on the Hub, and load the second."""
+    """Raises FileNotFoundError or ValueError, naming the argument, where `name` is a folder that does not exist, holds
+    another model, or has weights that are cut off. Transformers would look for the first on the Hub, and load the
+    second."""
     if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise FileNotFoundError(f"{argument} {name}: there is no such folder")
     model_type = AutoConfig.from_pretrained(name).model_type
     if model_type != "cvls":
         raise ValueError(f"{argument} {name} holds a model of type {model_type}; one of type cvls was expected")
+    for weights in sorted(Path(name).glob("model*.safetensors")):
+        try:
+            with safe_open(weights, "pt"):  # which holds the file's size against what its header says
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{argument} {weights} is damaged ({error}); save or download it again") from error

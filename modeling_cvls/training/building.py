@@ -6,6 +6,7 @@ from tqdm.auto import tqdm
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 from ..configuration_cvls import CVLSConfig
+from ..launch import check_checkpoint
 from ..modeling_cvls import CVLSModel
 from ..processing_cvls import CVLSProcessor
 from ..video_processing_cvls import CVLSVideoProcessor
@@ -32,6 +33,7 @@ def build(
         train_set: rows of video sentences; their words are the vocabulary where no pretrained tokenizer is given.
     """
     if model_args.checkpoint:
+        check_checkpoint(model_args.checkpoint, "model.checkpoint")
         model = CVLSModel.from_pretrained(model_args.checkpoint, **model_args.config)
         processor = AutoProcessor.from_pretrained(model_args.checkpoint)
     else:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from modeling_cvls.training import CVLSTrainingArguments, DataArguments, ModelArguments, train
+from modeling_cvls.launch import check_checkpoint
+from modeling_cvls.training import CVLSTrainingArguments, DataArguments, ModelArguments, build, train
 from modeling_cvls.training.checkpoints import checkpoint_to_resume, full_disk_is_named
 
 AT_EACH_STEP = {"save_strategy": "steps", "save_steps": 1}
@@ -187,3 +188,16 @@ def test_loading_processes_change_nothing(make_trainer, tmp_path):
         found.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
     for state in found[1:]:
         assert all(torch.equal(value, state[name]) for name, value in found[0].items())
+
+
+@pytest.mark.parametrize("left", [0, 5, 1000])
+def test_a_checkpoint_whose_weights_are_cut_off_is_named(make_model, processor, tmp_path, left):
+    """Before anything is read: by the check of all commands, and by a training that starts from it."""
+    make_model().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    check_checkpoint(str(tmp_path), "--model")
+    os.truncate(tmp_path / "model.safetensors", left)
+    with pytest.raises(ValueError, match=rf"--model {tmp_path}/model.safetensors is damaged \(.*download it again"):
+        check_checkpoint(str(tmp_path), "--model")
+    with pytest.raises(ValueError, match=rf"model.checkpoint {tmp_path}/model.safetensors is damaged"):
+        build(ModelArguments(checkpoint=str(tmp_path)), DataArguments(), None)
