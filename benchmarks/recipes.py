@@ -70,7 +70,7 @@ def measure(path: str) -> str:
     memory = (kept + 4 * weights + 12 * learning) / 1e9
     return (
         f"{path}: {steps:,} steps of {flops / 1e12:.1f} TFLOP on {clips} clips of {config.num_frames} x {height} x "
-        f"{data.longest_edge}; {memory:.0f} GB; {steps * flops / SPEED / 3600:.0f} hours"
+        f"{data.longest_edge}; {memory:.0f} GB; {steps * flops / SPEED / 3600:.1f} hours"
     )
 
 
