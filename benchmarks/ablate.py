@@ -2,7 +2,7 @@
 
 All runs of a seed see the same clips in the same order and start from the same weights; they differ in the flags of
 their variant and in nothing else. A run that is done is not done again, and one that was stopped goes on from its last
-checkpoint: the same command resumes. Writes to the config's `output`: a folder a run with its log, checkpoint and
+checkpoint: the same command resumes. Writes to the config's `output`: one folder per run with its log, checkpoint and
 metrics; `results.json` with the raw numbers, each run's commit and machine; `results.md`, the tables; `results.png`.
 """
 
@@ -184,7 +184,7 @@ def summary(values: list[float]) -> str:
 
 
 def tables(ablation: Ablation, runs: list[dict]) -> str:
-    """The results in Markdown: for each test split a row a variant, then the differences of the comparisons."""
+    """The results in Markdown: for each test split one row per variant, then the differences of the comparisons."""
     text = []
 
     def head(columns: list[str]) -> list[str]:

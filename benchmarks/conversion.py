@@ -42,7 +42,7 @@ def read_rows(path: Path) -> Rows:
 
 
 def make_rows(videos: int) -> Rows:
-    """Made-up rows in the proportions of A2D: 1.77 sentences a video."""
+    """Made-up rows in the proportions of A2D: 1.77 sentences per video."""
     return [
         (f"video{number:06d}", str(instance), f"the animal number {instance} is walking on the left")
         for number in range(videos)

@@ -205,7 +205,7 @@ def measure_flops(setting: Setting, sentences: Sequence[int], limits: dict[int, 
     totals["the rest"] = [total - sum(column) for total, *column in zip(whole, *totals.values(), strict=True)]
     for part, row in totals.items():
         print_row(part, *(f"{flops / 1e9:.2f}" for flops in row))
-    print(f"\na training step, {setting.sentences} sentences a clip: {flops_of_step(setting) / 1e9:.1f} GFLOP")
+    print(f"\na training step, {setting.sentences} sentences per clip: {flops_of_step(setting) / 1e9:.1f} GFLOP")
     return missed
 
 
@@ -328,7 +328,7 @@ def measure_reading(configuration: list[str], repeats: int) -> None:
     seconds = np.diff(times)[1:]  # the first one loads what decodes
     if not len(seconds):
         raise ValueError(f"{data.dataset}, {data.train_split}: fewer than two batches of {clips} clips to read")
-    print_row("clips of a batch", "batches read", "processor seconds a batch: median (quartiles)")
+    print_row("clips of a batch", "batches read", "processor seconds per batch: median (quartiles)")
     print_row(*3 * ["---"])
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
     print_row(clips, len(seconds), f"{median:.3f} ({low:.3f} to {high:.3f})")
@@ -369,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\nSeconds of a forward pass ({arguments.clock} clock, {arguments.repeats} rounds) and peak memory")
         measure_speed(setting, arguments.sentences, arguments.repeats, device, clock)
     if arguments.part in (None, "head"):
-        print(f"\nThe contrastive head, {setting.sentences} sentences a clip ({arguments.clock} clock, "
+        print(f"\nThe contrastive head, {setting.sentences} sentences per clip ({arguments.clock} clock, "
               f"{arguments.repeats} pairs)")  # fmt: skip
         missed += measure_head(setting, arguments.repeats, device, clock)
     if arguments.part == "reading":

@@ -38,7 +38,7 @@ def write_moving_square(path: Path, num_frames: int, height: int, width: int) ->
 
 
 def measure(model: str, video: str, mask_format: str, batch_size: int) -> dict[str, float]:
-    """Frames that came, frames a second, and the peak memory of this process in MiB."""
+    """Frames that came, frames per second, and the peak memory of this process in MiB."""
     torch.set_num_threads(1)
     segmenter = pipeline("video-language-segmentation", model=model)
     start, frames = time.perf_counter(), 0

@@ -179,7 +179,7 @@ class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
                 where each frame has its own, in those frames.
 
         Returns:
-            One dict a video, padding sentences and frames included: "scores" (K,) float, the presence probabilities, or
+            One dict per video, padding sentences and frames included: "scores" (K,) float, presence probabilities, or
             (K, T); "masks" (K, T, height, width) bool; "frame_scores" (K, T) float, presence probability times the mean
             probability inside the frame's mask, 0 where the mask is empty.
         """

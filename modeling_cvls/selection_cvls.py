@@ -83,11 +83,11 @@ def _frames_at_times(reader: FrameReader, start: float | None, end: float | None
         return np.arange(len(reader))
     if reader.fps is None:
         raise ValueError(
-            "start, end and fps count in seconds, but the video does not say how many frames a second it has: give "
+            "start, end and fps count in seconds, but the video does not say how many frames per second it has: give "
             "video_fps"
         )
     if fps is not None and not fps > 0:
-        raise ValueError(f"fps is a number of frames a second above 0, not {fps}")
+        raise ValueError(f"fps is a number of frames per second above 0, not {fps}")
     start = 0 if start is None else start
     if not 0 <= start < reader.end or not (end is None or end > start):
         raise ValueError(

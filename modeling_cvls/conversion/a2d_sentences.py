@@ -47,7 +47,7 @@ DESCRIPTION = Description(
     title="A2D Sentences",
     description=(
         "Videos of actors and actions with sentences that each refer to one actor, and the masks of the actors in a "
-        "few frames a video. Converted from the original layout by `cvls convert a2d_sentences`."
+        "few frames per video. Converted from the original layout by `cvls convert a2d_sentences`."
     ),
     license="other",
     license_note=(

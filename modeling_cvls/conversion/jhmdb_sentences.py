@@ -9,7 +9,7 @@ RAW holds
     puppet_mask/<action>/<id>/puppet_mask.mat          `part_mask` (H, W, n): the one person in the first n frames
     jhmdb_annotation.txt                               csv with header: video_id, query
 
-All videos are for testing: the one split is "test". Published results measure three frames a video; which ones stands
+All videos are for testing: the one split is "test". Published results measure three frames per video; which ones stands
 in a json that MTTR published: rows [video, path of the frame, path of the mask file, number of masks, sentence].
 Without --samples-metadata the set names no frames to evaluate; `cvls eval --protocol jhmdb` then takes three
 evenly spaced ones that have a mask, and says so: other frames, so other numbers.
@@ -66,7 +66,7 @@ DESCRIPTION = Description(
 """,
 )
 PUBLISHED_FRAMES = (
-    "`evaluation_frames` holds the three frames a video on which published results are measured (MTTR's samples "
+    "`evaluation_frames` holds the three frames per video on which published results are measured (MTTR's samples "
     "metadata)."
 )
 NO_FRAMES = (

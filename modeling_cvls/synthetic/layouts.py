@@ -257,7 +257,7 @@ def write_a2d_sentences(
         splits: videos a split, of "train", "test", "validation", "heldout" (subset 0, 1, 2, 3 in videoset.csv).
         seed: the same seed, arguments and library versions write the same bytes.
         size: height and width in pixels, even, at least 32, not 48 or 72.
-        num_frames: frames a video (at 8 a second), at least 2.
+        num_frames: frames per video (8 per second), at least 2.
         annotate_every: one frame in so many has masks, the first one among them.
         look_alikes: scenes of the look-alikes benchmark, see `make_scene`.
         num_proc: processes; does not change what is written.

@@ -106,7 +106,7 @@ def test_two_processes_train_and_evaluate(config_file, tmp_path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     state = json.loads((tmp_path / "trainer_state.json").read_text())
-    assert state["epoch"] == pytest.approx(3 * 2 * 2 / 24)  # steps x processes x clips a process over clips
+    assert state["epoch"] == pytest.approx(3 * 2 * 2 / 24)  # steps x processes x clips per process over clips
     (evaluation,) = [entry for entry in state["log_history"] if "eval_num_pairs" in entry]
 
     dataset = yaml.safe_load(config_file.read_text())["data"]["dataset"]

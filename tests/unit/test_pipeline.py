@@ -340,7 +340,7 @@ def test_progress_only_where_asked_for(pipe, capsys):
         ({"start": 2, "video_fps": 10}, ValueError, "start within the 1.300 seconds of the video, not 2 and None"),
         ({"start": 1, "end": 1, "video_fps": 10}, ValueError, "0 <= start < end"),
         ({"start": 0.01, "end": 0.02, "video_fps": 10}, ValueError, "no frame lies between 0.01 and 0.02 seconds"),
-        ({"fps": 0, "video_fps": 10}, ValueError, "fps is a number of frames a second above 0, not 0"),
+        ({"fps": 0, "video_fps": 10}, ValueError, "fps is a number of frames per second above 0, not 0"),
         ({"video_fps": -1}, ValueError, "frames per second of a video are a number above 0, not -1"),
         ({"frame_indices": [0], "end": 1}, ValueError, "either frame_indices or start, end and fps"),
         ({"video": "absent.mp4"}, FileNotFoundError, "no video file at absent.mp4"),

@@ -39,8 +39,8 @@ def test_what_is_frozen_stays_and_all_else_learns(make_trainer, arguments, froze
     unused = {name for name in before if any(part in name for part in ("pooler", "embeddings", "alignment"))}
     moved = changed(before, state_of(trainer.model))
     assert moved <= expected
-    learnt = {name for name in expected - unused if name.endswith("weight") and before[name].ndim > 1}
-    assert learnt <= moved
+    learned = {name for name in expected - unused if name.endswith("weight") and before[name].ndim > 1}
+    assert learned <= moved
     if not frozen:
         assert any("running_mean" in name for name in moved)
 

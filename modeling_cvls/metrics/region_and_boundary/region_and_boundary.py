@@ -29,10 +29,10 @@ _CITATION = """\
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one a frame of an object,
+    predictions: one per frame of an object,
         size (`list[int]`): height and width of the frame in pixels;
         counts (`str`): COCO compressed RLE of the predicted mask at that size.
-    references: one a frame of an object,
+    references: one per frame of an object,
         size (`list[int]`): height and width of the frame in pixels;
         counts (`str`): COCO compressed RLE of the true mask;
         object (`str`): what the frame counts for, for example video and sentence;

@@ -34,11 +34,11 @@ _CITATION = """\
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one a pair,
+    predictions: one per pair,
         size (`list[int]`): height and width of the frame in pixels;
         counts (`str`): COCO compressed RLE of the predicted mask at that size;
         score (`float`): the confidence by which mAP ranks the predictions, any finite number.
-    references: one a pair,
+    references: one per pair,
         size (`list[int]`): height and width of the frame in pixels;
         instances (`list[str]`): COCO compressed RLE counts of the instances annotated in the frame;
         referents (`list[int]`): indices into `instances` of what the sentence refers to, empty for a sentence without
