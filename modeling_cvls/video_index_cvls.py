@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -98,18 +99,18 @@ class _Packets:
     num_promised: int  # packets that the container's table lists
     is_cut: bool  # an error ended the reading
     is_refreshed_at_once: bool  # no key packet of H.264 only begins to refresh the picture
-    pts: list[int | None]
-    dts: list[int | None]
+    pts: np.ndarray | None  # int time stamps of presentation and of decoding; None where not all packets have one
+    dts: np.ndarray | None
     durations: list[int]
     sizes: list[int]
     is_key: np.ndarray
     is_shown: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.pts)
+        return len(self.sizes)
 
     @property
-    def stamps(self) -> list[int | None]:
+    def stamps(self) -> np.ndarray | None:
         return self.dts if self.is_avi else self.pts
 
 
@@ -217,10 +218,9 @@ def index_video(source: str | bytes) -> VideoIndex:
         fps=fps,
         key_packets=key_packets,
         key_frames=key_frames,
-        # By its time of decoding where it is known: a search by the time of presentation may end behind the packet.
-        key_stamps=np.array([_earlier(packets.pts[key], packets.dts[key]) for key in key_packets], dtype=np.int64),
+        key_stamps=_seek_stamps(packets)[key_packets],
         key_sizes=np.array(packets.sizes)[key_packets],
-        stamps=np.array(stamps) if None not in stamps and len(set(stamps)) == len(stamps) else None,
+        stamps=stamps if stamps is not None and len(np.unique(stamps)) == len(stamps) else None,
         stamp_name="dts" if packets.is_avi else "pts",
         height=size[1] if orientation[0] else size[0],
         width=size[0] if orientation[0] else size[1],
@@ -239,7 +239,8 @@ def index_video(source: str | bytes) -> VideoIndex:
 def _read_packets(source: str | bytes) -> _Packets:
     """Goes through all packets of the stream that a player shows; nothing is decoded."""
     av = import_av()
-    rows, all_idr, is_cut = [], True, False
+    rows, hidden, all_idr, is_cut = [], [], True, False
+    attributes = attrgetter("pts", "dts", "duration", "size", "is_keyframe", "is_discard")
     with open_container(source) as container:
         stream = video_stream(container)
         if stream is None:
@@ -248,18 +249,21 @@ def _read_packets(source: str | bytes) -> _Packets:
         checks_keys, is_vp8 = is_mov and codec == "h264", codec == "vp8"
         try:
             for packet in container.demux(stream):
-                size = packet.size
-                if not size and packet.dts is None:
+                row = attributes(packet)
+                if row[0] is row[1] is None and not row[3]:
                     continue  # the mark of the end
-                is_shown = size and not packet.is_discard and not (is_vp8 and not memoryview(packet)[0] & VP8_IS_SHOWN)
-                rows.append((packet.pts, packet.dts, packet.duration, size, packet.is_keyframe, is_shown))
-                if checks_keys and packet.is_keyframe:
+                rows.append(row)
+                if checks_keys and row[4]:
                     all_idr = all_idr and _has_idr(memoryview(packet))
+                elif is_vp8 and row[3] and not memoryview(packet)[0] & VP8_IS_SHOWN:
+                    hidden.append(len(rows) - 1)
         except av.FFmpegError:
             is_cut = True
         if not rows:
             raise ValueError("holds no frames")
-        pts, dts, durations, sizes, is_key, is_shown = map(list, zip(*rows, strict=True))
+        pts, dts, durations, sizes, is_key, is_discarded = map(list, zip(*rows, strict=True))
+        is_shown = ~np.array(is_discarded, dtype=bool) & (np.array(sizes) > 0)
+        is_shown[hidden] = False
         return _Packets(
             stream=stream.index,
             codec=codec,
@@ -272,12 +276,12 @@ def _read_packets(source: str | bytes) -> _Packets:
             num_promised=len(stream.index_entries) if is_mov else 0,
             is_cut=is_cut,
             is_refreshed_at_once=all_idr,
-            pts=pts,
-            dts=dts,
+            pts=None if None in pts else np.array(pts, dtype=np.int64),
+            dts=None if None in dts else np.array(dts, dtype=np.int64),
             durations=durations,
             sizes=sizes,
             is_key=np.array(is_key, dtype=bool),
-            is_shown=np.array(is_shown, dtype=bool),
+            is_shown=is_shown,
         )
 
 
@@ -334,12 +338,12 @@ def _order_of_times(packets: _Packets, first: int) -> np.ndarray | None:
 
     Frames before `first`, the earliest that the decoder gives, lack the frames that they are predicted from.
     """
-    shown = np.flatnonzero(packets.is_shown)
-    times = [packets.pts[number] for number in shown]
-    decoding = np.array([stamp for stamp in packets.dts if stamp is not None])
-    if None in times or len(set(times)) < len(times) or np.any(decoding[1:] < decoding[:-1]):
+    if packets.pts is None or (packets.dts is not None and np.any(np.diff(packets.dts) < 0)):
         return None
-    order = shown[np.argsort(times)]
+    shown = np.flatnonzero(packets.is_shown)
+    order = shown[np.argsort(packets.pts[shown], kind="stable")]
+    if np.any(np.diff(packets.pts[order]) == 0):
+        return None
     start = np.flatnonzero(order == first)
     return order[start[0] :] if start.size else None
 
@@ -374,14 +378,15 @@ def _times(packets: _Packets, order: np.ndarray) -> tuple[float, np.ndarray, flo
     per second."""
     unit, rate = packets.unit, packets.rate
     last = 0 if packets.is_avi else packets.durations[order[-1]] * float(unit)
-    stamps = [packets.pts[number] for number in order]
-    if None in stamps or packets.is_avi:
+    if packets.pts is not None and not packets.is_avi:
+        stamps = packets.pts[order]
+    elif packets.dts is not None:
         # In the order of display the times of decoding are those of presentation, but for a constant delay.
-        stamps = [packets.dts[number] for number in np.sort(order)]
-    if None in stamps:
-        stamps, unit = range(len(order)), 1 / Fraction(rate or 25)
-    start = float(stamps[0] * unit)
-    steps = _forward(np.diff(np.array(stamps, dtype=np.int64)))
+        stamps = packets.dts[np.sort(order)]
+    else:
+        stamps, unit = np.arange(len(order)), 1 / Fraction(rate or 25)
+    start = float(int(stamps[0]) * unit)
+    steps = _forward(np.diff(stamps))
     times = np.concatenate([[0.0], np.cumsum(steps)]) * unit.numerator / unit.denominator
     fps = float(rate or 25)
     if len(steps) and (rate is None or abs(len(steps) / fps - times[-1]) > 0.5 / fps):
@@ -402,8 +407,10 @@ def _forward(steps: np.ndarray) -> np.ndarray:
     return steps
 
 
-def _earlier(pts: int | None, dts: int | None) -> int:
-    return min((stamp for stamp in (pts, dts) if stamp is not None), default=0)
+def _seek_stamps(packets: _Packets) -> np.ndarray:
+    """What to seek each packet by: the earlier of its times, as a search by the other may end behind it."""
+    known = [stamps for stamps in (packets.pts, packets.dts) if stamps is not None]
+    return np.min(known, axis=0) if known else np.zeros(len(packets), dtype=np.int64)
 
 
 def _orientation(frame) -> tuple[bool, bool, bool]:
