@@ -155,7 +155,7 @@ def test_examples_run(page, world, tmp_path, monkeypatch):
     for language, text in wanted:
         if language == "python":
             exec(compile(text, str(page), "exec"), names)
-        elif language == "yaml" and "training" in (yaml.safe_load(text) or {}):
+        elif language == "yaml" and {"data", "training"} <= set(yaml.safe_load(text) or {}):
             Path("my.yaml").write_text(text)
             run("train", ["my.yaml"])
         elif language in ("bash", "shell", "sh"):
