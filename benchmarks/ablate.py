@@ -44,11 +44,11 @@ class Ablation:
     """An ablation's config.
 
     Attributes:
-        train: YAML file of scripts/train.py that all runs share.
+        train: YAML file of `cvls train` that all runs share.
         output: folder for everything written.
         seeds: of the runs; initial weights and data order follow from them.
         more_seeds: variant -> further seeds, where a difference is too small for `seeds` to show.
-        variants: name -> flags of scripts/train.py, as `model.config.contrast_weight: 0`.
+        variants: name -> flags of `cvls train`, as `model.config.contrast_weight: 0`.
         flags: of all runs, over what stands in `train`.
         scenes: split -> number of videos of the look-alikes benchmark, made once in `<output>/dataset`.
         dataset: folder or Hub name of a data set, in place of `scenes`.

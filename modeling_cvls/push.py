@@ -20,7 +20,7 @@ def push(
 ) -> str:
     """Makes the repository where there is none and pushes a checkpoint to it.
 
-    The card is the checkpoint's README.md, which `scripts/report.py` and the trainer write with the measured results;
+    The card is the checkpoint's README.md, which `cvls report` and the trainer write with the measured results;
     without it, a card without results. Where pushing is interrupted, the repository stays as it was.
 
     Args:

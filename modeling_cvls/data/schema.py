@@ -61,5 +61,5 @@ def check_dataset(dataset: Dataset | IterableDataset, name: str) -> None:
             f"{name} is not a data set of video sentences: it lacks the columns {', '.join(missing)} "
             f"(it has {', '.join(columns) or 'none'}). The columns and their types are listed in "
             "modeling_cvls.data.FEATURES (modeling_cvls/data/schema.py); "
-            "the scripts in dataset_scripts/ write such data sets."
+            "`cvls convert` writes such data sets."
         )

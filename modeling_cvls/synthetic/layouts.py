@@ -1,4 +1,4 @@
-"""Synthetic video sentences on disk, in the layouts of the data sets that are converted by dataset_scripts/."""
+"""Synthetic video sentences on disk, in the layouts of the data sets that `cvls convert` takes."""
 
 import csv
 import functools
