@@ -15,13 +15,13 @@ from .video_processing_cvls import CVLSVideoProcessorKwargs
 
 
 class CVLSProcessorKwargs(ProcessingKwargs, total=False):
-    """Keyword arguments of the processor: those of the tokenizer and of the video processor; tensors by default."""
+    """Keyword arguments of the processor: those of the tokenizer and of the video processor."""
 
     videos_kwargs: CVLSVideoProcessorKwargs
-    _defaults = {"common_kwargs": {"return_tensors": "pt"}}
+    _defaults = {}  # older versions of the library read it
 
 
-class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
+class CVLSProcessor(ProcessorMixin, SessionProcessorMixin):
     """Prepares clips with their sentences for the model and turns its output back into masks.
 
     Args:
@@ -83,7 +83,7 @@ class CVLSProcessor(SessionProcessorMixin, ProcessorMixin):
         if videos is None and text is None:
             raise ValueError("neither videos nor text was given: at least one of them is needed")
         merged = self._merge_kwargs(CVLSProcessorKwargs, self.tokenizer.init_kwargs, **kwargs)
-        return_tensors = merged["text_kwargs"].pop("return_tensors", None)
+        return_tensors = merged["text_kwargs"].pop("return_tensors", None) or "pt"
         data = {}
         if videos is not None:
             data.update(self.video_processor(videos, **{**merged["videos_kwargs"], "return_tensors": "pt"}))

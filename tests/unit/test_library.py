@@ -250,6 +250,7 @@ def test_there_is_no_mask_where_there_is_no_padding(make_model, monkeypatch):
     assert all(mask is not None for mask in masks_given(model, batch, monkeypatch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", [(), ("frame_sizes",), ("frame_sizes", "frame_mask", "sentence_mask")])
 def test_one_graph(make_model, without):
     """Forward pass and loss of clips of one size are one graph without a break, whatever is left out."""
@@ -264,6 +265,7 @@ def test_one_graph(make_model, without):
     torch.testing.assert_close(found.mask_logits, expected.mask_logits, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_graph_refuses_clips_of_different_sizes(make_model):
     """It cannot ask for their sizes; nothing is computed wrong without a word."""
     model, batch = make_model(), inputs_alone(random_batch(frames=2))
