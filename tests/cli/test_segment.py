@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from cvls import main
 from factories import ROOT, tiny_config, tiny_tokenizer
 from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor, FrameReader
 from modeling_cvls.segmentation import files
-from modeling_cvls.visualization import write_video
+from modeling_cvls.visualization import VideoWriter, write_video
+from numbered_videos import write_numbered
 
 SENTENCES = ["the red circle", "the small Blue square!"]
 NAMES = ["1_the_red_circle", "2_the_small_blue_square"]
@@ -242,3 +244,56 @@ def test_mistakes_are_named_without_a_traceback(segment, tmp_path, monkeypatch, 
     code, printed, error = segment(values["video"], values["output"], *values["options"], sentences=values["sentences"])
     assert code == 2 and message in error and printed == ""
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_damaged_video_is_written_as_far_as_it_goes(segment, tmp_path):
+    options = {"g": "6", "sc_threshold": "0", "bf": "0"}
+    whole = write_numbered(tmp_path / "whole.mp4", options=options, container_options={"movflags": "faststart"})
+    content = whole.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 4 // 5])
+    code, printed, error = segment(tmp_path / "cut.mp4", tmp_path / "out.mp4", "--masks")
+    written = FrameReader(tmp_path / "out.mp4")
+    assert code == 0 and f"{len(written)} frames written" in printed and 5 < len(written) < 30
+    assert "cvls segment: warning: " in error and "cut.mp4 is damaged or was cut off" in error and " to 29)" in error
+    assert error.count("is damaged") == 1
+    assert len(FrameReader(tmp_path / "out_masks" / f"{NAMES[0]}.mp4")) == len(written)
+    code, _, error = segment(tmp_path / "cut.mp4", tmp_path / "strict.mp4", "--on-damage", "error")
+    assert code == 2 and "cut.mp4" in error and "30 frames" in error and not (tmp_path / "strict.mp4").exists()
+
+
+def test_the_overlay_lasts_as_long_as_the_source(segment, tmp_path):
+    times = [0, 0.5, 0.54, 2, 3]
+    with VideoWriter(tmp_path / "in.mp4", 2, Fraction(2), end=3.7) as writer:
+        for frame, time in zip(moving_squares(5), times, strict=True):
+            writer.write(frame, time)
+    assert segment(tmp_path / "in.mp4", tmp_path / "out.mp4", "--masks")[0] == 0
+    for path in (tmp_path / "out.mp4", tmp_path / "out_masks" / f"{NAMES[1]}.mp4"):
+        written = FrameReader(path)
+        np.testing.assert_allclose(written.times, times, atol=1e-3)
+        assert written.end == pytest.approx(3.7, abs=1e-3) and written.sample_aspect_ratio == 2
+    assert segment(tmp_path / "in.mp4", tmp_path / "part.mp4", "--start", 0.52, "--end", 2.5)[0] == 0
+    part = FrameReader(tmp_path / "part.mp4")
+    np.testing.assert_allclose(part.times, [0, 1.46], atol=1e-3)
+    assert part.end == pytest.approx(1.96, abs=1e-3)
+
+
+def test_a_folder_of_all_kinds_is_gone_through_whole(segment, tmp_path, monkeypatch):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_numbered(folder / "a.gif", 4, codec="gif")
+    write_numbered(folder / "b.ts", 4)
+    write_numbered(folder / "c.mp4", 4).rename(folder / "c.recording")  # known by what it holds
+    (folder / "frames").mkdir()
+    Image.fromarray(moving_squares(1)[0]).save(folder / "frames/0.png")
+    (folder / "notes.txt").write_text("no video")
+    (folder / "cover.png").write_bytes((folder / "frames/0.png").read_bytes())
+    code, printed, error = segment(folder, tmp_path / "out")
+    assert code == 0 and "4 of 4 videos are in" in printed, error
+    assert {path.name for path in (tmp_path / "out").glob("*.mp4")} == {"a.mp4", "b.mp4", "c.mp4", "frames.mp4"}
+    assert "left out, as no video: cover.png, notes.txt" in printed
+
+    monkeypatch.chdir(tmp_path)
+    name = f"{'y' * 251}.mp4"
+    write_numbered(tmp_path / name, 2)
+    assert segment(name, "12:30.mp4")[0] == 0 and (tmp_path / "12:30.mp4").is_file()
+    assert segment("12:30.mp4", f"{'z' * 251}.mp4")[0] == 0 and (tmp_path / f"{'z' * 251}.mp4").is_file()

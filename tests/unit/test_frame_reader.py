@@ -270,3 +270,48 @@ def test_the_decoder_goes_with_the_reader(mp4):
         assert decoder() is None
     finally:
         gc.enable()
+
+
+def test_encoded_images_are_turned_upright(tmp_path):
+    """All eight orientations of EXIF, against Pillow's own transposition, in files and in bytes."""
+    picture = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    ways = [None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
+            Image.Transpose.ROTATE_90]  # fmt: skip
+    for orientation, way in enumerate(ways, start=1):
+        image, exif = Image.fromarray(picture), Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.png"
+        image.save(path, exif=exif)
+        expected = np.asarray(image if way is None else image.transpose(way))
+        for video in ([path], [path.read_bytes()]):
+            reader = FrameReader(video)
+            assert (reader.height, reader.width) == expected.shape[:2]
+            np.testing.assert_array_equal(reader.read([0])[0], expected)
+
+
+def test_16_bit_images_are_scaled_and_unknown_ranges_refused(tmp_path):
+    values = np.array([[0, 257, 30000, 65535]], dtype=np.uint16)
+    for name in ("gray.png", "gray.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        frame = FrameReader([tmp_path / name]).read([0])[0]
+        assert frame[0].tolist() == [[value] * 3 for value in (0, 1, 117, 255)]
+    for array, message in (
+        (np.array([[0.5]], dtype=np.float32), "pixels are floating-point numbers; convert them"),
+        (np.array([[70000]], dtype=np.int32), "pixels are 32-bit integers from 70000 to 70000; scale them"),
+    ):
+        Image.fromarray(array).save(tmp_path / "odd.tif")
+        with pytest.raises(ValueError, match=f"frame 0 .*odd.tif.* cannot be read: its {message}"):
+            FrameReader([tmp_path / "odd.tif"]).read([0])
+    cmyk = Image.new("CMYK", (3, 2), (255, 0, 0, 0))
+    cmyk.save(tmp_path / "cyan.tif")
+    red, green, blue = FrameReader([tmp_path / "cyan.tif"]).read([0])[0, 0, 0]
+    assert red < 30 and green > 200 and blue > 200
+
+
+@pytest.mark.skipif(not (SHARED / "cases").is_dir(), reason="../shared/cases is absent")
+def test_reported_images():
+    reader = FrameReader(SHARED / "cases/exif_frames/exif_frames")
+    assert (reader.height, reader.width) == (96, 160)  # stored as 160 x 96
+    frames = FrameReader(SHARED / "cases/png16_frames/png16_frames").read([0])
+    assert 0 < frames.mean() < 255 and len(np.unique(frames)) > 2

@@ -18,7 +18,7 @@ from modeling_cvls.frame_reader_cvls import FrameReader
 from modeling_cvls.pipeline_cvls import CVLSPipeline
 from modeling_cvls.processing_cvls import CVLSProcessor
 from modeling_cvls.video_processing_cvls import CVLSVideoProcessor
-from modeling_cvls.visualization import write_video
+from modeling_cvls.visualization import VideoWriter, write_video
 
 REAL_VIDEOS = sorted((SHARED / "real_data/videos").glob("*.mp4"))
 SIZE = 64
@@ -359,3 +359,44 @@ def test_real_video(pipe):
     (result,) = pipe(REAL_VIDEOS[0], "the circle", frame_indices=[0, 33])
     reader = FrameReader(REAL_VIDEOS[0])
     assert result["masks"].shape == (2, reader.height, reader.width)
+
+
+def test_times_are_those_of_presentation(pipe, tmp_path):
+    """A frame at 0, then a long still stretch, then many: as a screen is recorded."""
+    times = [0, 3, 3.04, 3.08, 8.2, 8.24, 9, 9.5, 9.96, 10.2]
+    with VideoWriter(tmp_path / "screen.mp4", 25, end=11) as writer:
+        for frame, time in zip(numbered_frames(10), times, strict=True):
+            writer.write(frame, time)
+    results = list(pipe.stream(tmp_path / "screen.mp4", "the circle", start=9, end=10))
+    assert [result["frame_index"] for result in results] == [6, 7, 8]
+    assert [result["time"] for result in results] == pytest.approx([9, 9.5, 9.96], abs=1e-4)
+    (result,) = pipe(tmp_path / "screen.mp4", "the circle", fps=1)  # shown at 0, 1, 2, ..., 10 s
+    assert result["frame_indices"] == [0, 1, 3, 6, 8] and result["missing_frames"] == []
+    (result,) = pipe(tmp_path / "screen.mp4", "the circle", fps=100)
+    assert result["frame_indices"] == list(range(10))
+
+
+def test_missing_frames_are_left_out_and_named(pipe, tmp_path):
+    write_video(tmp_path / "whole.mp4", numbered_frames(20), 10)
+    reader = FrameReader(tmp_path / "whole.mp4", on_damage="keep")
+    real, missing = reader.frames, {0, 7, 8, 19}
+
+    def frames(indices):
+        for index, frame in zip(indices, real(indices), strict=True):
+            if index in missing:
+                reader._frames.missing.add(int(index))
+            yield None if index in missing else frame
+
+    reader.frames = frames
+    there = [index for index in range(20) if index not in missing]
+    with pytest.warns(UserWarning, match=r"whole.mp4 is damaged .*: 4 of its frames .* left out \(0, 7 to 8, 19\)"):
+        (result,) = pipe(reader, "the circle")
+    assert result["frame_indices"] == there and result["missing_frames"] == sorted(missing)
+    assert len(result["masks"]) == len(result["frame_scores"]) == 16
+    with pytest.warns(UserWarning, match="left out"):
+        assert [result["frame_index"] for result in pipe.stream(reader, "the circle")] == there
+    with (
+        pytest.raises(ValueError, match="none of the frames that were asked for"),
+        pytest.warns(UserWarning, match="left"),
+    ):
+        pipe(reader, "the circle", frame_indices=[7])
