@@ -111,11 +111,13 @@ def damage_and_convert(layout, seed, sources, folder, capsys):
     source, truth = sources[layout]
     rng = random.Random(f"{layout} {seed}")
     shutil.copytree(source, folder / "raw")
-    files = sorted(path for path in (folder / "raw").rglob("*") if path.is_file())
+    files = sorted(path for path in (folder / "raw").rglob("*") if path.is_file() and path.stat().st_size)
     kinds = sorted({path.suffix for path in files} | {".txt"})
     kind = rng.choice(kinds)  # as often a file of sentences as a frame
     path = rng.choice([path for path in files if path.suffix == kind] or files)
     damage = rng.choice(DAMAGES)
+    if damage is remove_folder and path.parent.parent == folder / "raw":
+        damage = remove  # a split that is not there at all was not downloaded
     before = path.read_bytes()
     damage(path, rng)
     what = f"{layout}, seed {seed}: {damage.__name__} {path.relative_to(folder / 'raw')}"
