@@ -128,11 +128,12 @@ def read_videos(
     if not frames.is_dir():
         raise FileNotFoundError(f"{frames} with the frames does not exist, but {meta} does")
     expected = '{"videos": {id: {"expressions": {key: {"exp": text}}}}}'
+    content = read_json(meta, expected)
     try:
-        videos = read_json(meta, expected)["videos"]
+        videos = content["videos"]
         expressions = {video: list(content["expressions"].items()) for video, content in videos.items()}
-        fields = {name for of_video in expressions.values() for _, expression in of_video for name in expression}
-    except (KeyError, TypeError, AttributeError) as error:
+        fields = {name for of_video in expressions.values() for _, expression in of_video for name in dict(expression)}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{meta}: not json, or not {expected}: {error!r}") from error
 
     found = []

@@ -6,7 +6,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from .card import Description
+from .files import show
 from .problems import Problem, Problems
 from .shards import GROUP_BYTES, LEFT_OUT, SHARD_BYTES, Row, UnfinishedDataset, identity_of, row_groups
 from .upload import push_dataset
@@ -51,13 +53,32 @@ def _in_order(pool: ProcessPoolExecutor | None, convert: Convert, items: Iterabl
         yield from (_converted(convert, item) for item in items)
         return
     # Only so many at a time: Executor.map would keep every finished video in memory if writing were slower.
-    waiting: deque = deque()
+    waiting: deque[tuple[Item, Future | None]] = deque()
     for item in items:
-        waiting.append(pool.submit(_converted, convert, item))
+        try:
+            waiting.append((item, pool.submit(_converted, convert, item)))
+        except BrokenProcessPool:
+            waiting.append((item, None))
         if len(waiting) == 4 * num_proc:
-            yield waiting.popleft().result()
+            yield _result(convert, *waiting.popleft())
     while waiting:
-        yield waiting.popleft().result()
+        yield _result(convert, *waiting.popleft())
+
+
+def _result(convert: Convert, item: Item, future: Future | None) -> tuple[Row | None, list[Problem]]:
+    """What a worker made of an item. Where a worker died, native code of a decoder having ended it, all that were
+    waiting are lost: each is converted once more in a process of its own, so that the one at fault is known."""
+    try:
+        if future is not None:
+            return future.result()
+    except BrokenProcessPool:
+        pass
+    with ProcessPoolExecutor(1, initializer=_prepare_worker) as pool:
+        try:
+            return pool.submit(_converted, convert, item).result()
+        except BrokenProcessPool:
+            name = show(getattr(item, "video_id", item))
+            return None, [("", f"video {name}: reading it ends the process; one of its files is damaged")]
 
 
 @contextmanager

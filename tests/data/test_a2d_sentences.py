@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -449,14 +448,3 @@ def test_import_and_conversion_need_nothing_of_posix(tree, tmp_path):
         for folder in (tmp_path / "here", tmp_path / "there")
     )
     assert here == there
-
-
-@pytest.mark.parametrize("name", ["a2d_sentences", "jhmdb_sentences", "refer_youtube_vos", "ref_davis17", "mevis"])
-def test_scripts_are_short_and_call_the_command(name, monkeypatch):
-    path = ROOT / "dataset_scripts" / f"{name}.py"
-    assert len(path.read_text().splitlines()) <= 15
-    called = []
-    monkeypatch.setattr("cvls.main", called.append)
-    monkeypatch.setattr(sys, "argv", [str(path), "--source", "a"])
-    runpy.run_path(str(path), run_name="__main__")
-    assert called == [["convert", name, "--source", "a"]]

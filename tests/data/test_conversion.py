@@ -13,7 +13,6 @@ from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import av
@@ -25,7 +24,7 @@ from datasets import load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
-from modeling_cvls.conversion import Description, Problems, conversion_parser, shards, upload, write_dataset
+from modeling_cvls.conversion import Description, Problems, shards, upload, write_dataset
 from modeling_cvls.data import FEATURES
 from modeling_cvls.frame_reader_cvls import FrameReader
 
@@ -352,6 +351,21 @@ def test_something_else_in_the_way_stays(tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
+def end_the_process(name: str) -> dict:
+    if name == "7":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_row(name)
+
+
+def test_a_video_that_ends_its_process_is_named_and_the_others_are_converted(tmp_path):
+    with pytest.raises(ValueError, match="train, video 8: video '7': reading it ends the process"):
+        write_dataset(tmp_path / "out", SPLITS, end_the_process, CARD, 2)
+    write_dataset(tmp_path / "out", SPLITS, end_the_process, CARD, 2, problems=Problems(skip=True))
+    loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert loaded["train"]["video_id"] == [name for name in SPLITS["train"] if name != "7"]
+    assert loaded["test"]["video_id"] == SPLITS["test"]
+
+
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_without_skip_the_first_problem_stops(tmp_path, num_proc):
     with pytest.raises(ValueError, match="train, video 4: source/3.mp4 cannot be decoded .--skip-invalid leaves"):
@@ -422,18 +436,3 @@ def test_a_failed_upload_is_taken_up_again(whole, tmp_path, monkeypatch):
     assert api.upload_folder.call_count == 2
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == made
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_arguments(capsys):
-    parser = conversion_parser(SimpleNamespace(__doc__="Toy.", SPLITS=["train", "test"]))
-    arguments = parser.parse_args(["--source", "raw", "--output", "out"])
-    assert (arguments.source, arguments.output) == (Path("raw"), Path("out"))
-    assert (arguments.split, arguments.skip_invalid, arguments.push_to_hub) == (None, False, None)
-    everything = "--source raw --output out --split test --num-proc 3 --skip-invalid --push-to-hub me/toy"
-    arguments = parser.parse_args(everything.split())
-    assert (arguments.split, arguments.num_proc) == (["test"], 3)
-    assert (arguments.skip_invalid, arguments.push_to_hub) == (True, "me/toy")
-    for wrong in ("--split dev", "--num-proc 0", "--num-proc two"):
-        with pytest.raises(SystemExit):
-            parser.parse_args([*"--source raw --output out".split(), *wrong.split()])
-        assert wrong.split()[1] in capsys.readouterr().err

@@ -1,20 +1,17 @@
-"""Schema, reading, sampling, flipping, collating and writing of video sentences."""
+"""Schema, reading, sampling, flipping and collating of video sentences."""
 
-import io
-import shutil
 from collections import Counter
 
 import av
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, IterableDataset, load_dataset
+from datasets import Dataset, IterableDataset
 from PIL import Image
-from pycocotools import mask as coco_mask
+from rows import decoded, encode_mask, make_row
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from modeling_cvls.conversion import Description, write_dataset
 from modeling_cvls.data import (
     FEATURES,
     ClipCollator,
@@ -27,53 +24,6 @@ from modeling_cvls.data import (
 )
 from modeling_cvls.processing_cvls import CVLSProcessor
 from modeling_cvls.video_processing_cvls import CVLSVideoProcessor
-
-
-def encode_mask(mask):
-    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode()
-
-
-def encode_png(frame):
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, format="png")
-    return buffer.getvalue()
-
-
-def make_row(name="a", num_frames=6, height=40, width=64, instances=2, sentences=2, annotated=(1, 4), seed=0):
-    """A row of png frames (lossless) of noise, with random masks; instance 1 is not annotated in the last frame."""
-    generator = np.random.default_rng(seed)
-    frames = generator.integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
-    masks = [[encode_mask(generator.random((height, width)) > 0.5) for _ in range(instances)] for _ in annotated]
-    if instances > 1 and annotated:
-        masks[-1][1] = None
-    row = {
-        "video_id": name,
-        "video": None,
-        "frames": [{"bytes": encode_png(frame), "path": None} for frame in frames],
-        "num_frames": num_frames,
-        "height": height,
-        "width": width,
-        "fps": None,
-        "annotated_frames": list(annotated),
-        "evaluation_frames": None,
-        "instance_ids": [str(m) for m in range(instances)],
-        "masks": masks,
-        "sentences": [
-            {
-                "sentence_id": f"{name}/{k}",
-                "text": "the bird on the left " + "and right " * k,
-                "instances": [k] if k < instances else [],
-                "kind": None,
-            }
-            for k in range(sentences)
-        ],
-    }
-    return row, frames
-
-
-def decoded(counts, row):
-    return coco_mask.decode({"size": [row["height"], row["width"]], "counts": counts}).astype(bool)
-
 
 # Schema
 
@@ -408,65 +358,3 @@ def test_collator_works_in_a_data_loader(processor):
     collator = ClipCollator(processor, ClipSampler(2))
     loader = torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=collator, num_workers=1)
     assert [batch["pixel_values_videos"].shape[0] for batch in loader] == [2, 2]
-
-
-# Writing
-
-
-CARD = Description("Toy", "A toy.", "cc0-1.0", "Free.", "@misc{toy}")
-
-
-def take(row):
-    return row
-
-
-def break_at_three(row):
-    if row["video_id"] == "3":
-        raise ValueError("3 is broken")
-    return row
-
-
-@pytest.mark.parametrize("num_proc", [1, 2])
-def test_shards_keep_order_and_load(tmp_path, num_proc):
-    rows = [make_row(str(n), num_frames=2, annotated=(1,), seed=n)[0] for n in range(70)]
-    splits = {"train": rows, "validation": [], "test": rows[:3]}
-    size = sum(len(frame["bytes"]) for frame in rows[0]["frames"])
-    write_dataset(tmp_path / "new" / "out", splits, take, CARD, num_proc, shard_bytes=20 * size + size // 2)
-
-    files = sorted(path.name for path in (tmp_path / "new" / "out" / "data").iterdir())
-    assert files == ["test-00000-of-00001.parquet"] + [f"train-{n:05d}-of-00004.parquet" for n in range(4)]
-    loaded = load_dataset(str(tmp_path / "new" / "out"), cache_dir=str(tmp_path / "cache"))
-    assert list(loaded) == ["train", "test"]
-    assert list(loaded["train"]) == rows and list(loaded["test"]) == rows[:3]
-    assert loaded["train"].features == FEATURES
-    streamed = load_dataset(str(tmp_path / "new" / "out"), split="train", streaming=True)
-    assert list(streamed) == rows
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
-
-
-def test_a_folder_written_again_is_loaded_again(tmp_path):
-    for count in (2, 3):
-        rows = [make_row(str(n))[0] for n in range(count)]
-        write_dataset(tmp_path / "out", {"train": rows}, take, CARD)
-        loaded = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
-        assert list(loaded) == rows
-        shutil.rmtree(tmp_path / "out")
-
-
-@pytest.mark.parametrize("num_proc", [1, 2])
-def test_nothing_half_written_stays(tmp_path, num_proc):
-    rows = [make_row(str(n))[0] for n in range(5)]
-    with pytest.raises(ValueError, match="3 is broken"):
-        write_dataset(tmp_path / "new" / "out", {"train": rows}, break_at_three, CARD, num_proc)
-    assert not list((tmp_path / "new").iterdir())
-
-
-def test_write_dataset_refuses(tmp_path):
-    row, _ = make_row("clip7")
-    with pytest.raises(FileExistsError, match=f"{tmp_path} exists already"):
-        write_dataset(tmp_path, {"train": [row]}, take, CARD)
-    with pytest.raises(ValueError, match="no split has a video"):
-        write_dataset(tmp_path / "out", {"train": []}, take, CARD)
-    del row["fps"]
-    with pytest.raises(ValueError, match="'clip7': columns missing or too many: fps"):
-        write_dataset(tmp_path / "out", {"train": [row]}, take, CARD)

@@ -6,100 +6,19 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, load_dataset
+from noise import PROGRAMS, SENTENCES, close, counts, make_row, make_set, measured
 from PIL import Image
 from pycocotools import mask as rle_ops
 
 from factories import ROOT, brute_force
 from modeling_cvls import CVLSPipeline
-from modeling_cvls.data import FEATURES, video_of
+from modeling_cvls.data import video_of
 from modeling_cvls.evaluation import PROTOCOLS, evaluate_segmenter, results_table, runner
-
-PROGRAMS = ROOT / "tests" / "distributed" / "programs"
-SENTENCES = ["the red circle", "the small blue square", "a circle moving left", "the green square on the right"]
-
-
-def counts(mask):
-    return rle_ops.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode()
-
-
-def make_row(video_id, num_frames, size, referents, annotated=None, seed=0, **changes):
-    """A video of noise with two rectangles; `referents`: the instances of each sentence."""
-    rng = np.random.default_rng(seed)
-    height, width = size
-    frames, masks = [], []
-    for number in range(num_frames):
-        picture = rng.integers(0, 120, (height, width, 3), dtype=np.uint8)
-        instances = np.zeros((2, height, width), bool)
-        instances[0, 5 : height // 2, number + 3 : number + width // 2] = True
-        instances[1, height // 2 :, width // 3 : width - number] = True
-        picture[instances[0]] //= 4
-        picture[instances[1]] += 100
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "png")
-        frames.append({"bytes": buffer.getvalue(), "path": f"{5 * number:05d}.png"})
-        masks.append([counts(mask) for mask in instances])
-    annotated = list(range(num_frames)) if annotated is None else annotated
-    return {
-        "video_id": video_id,
-        "video": None,
-        "frames": frames,
-        "num_frames": num_frames,
-        "height": height,
-        "width": width,
-        "fps": None,
-        "annotated_frames": annotated,
-        "evaluation_frames": None,
-        "instance_ids": ["1", "2"],
-        "masks": [masks[frame] for frame in annotated],
-        "sentences": [
-            {"sentence_id": f"{video_id}/{i}", "text": SENTENCES[i % 4], "instances": instances, "kind": None}
-            for i, instances in enumerate(referents)
-        ],
-        **changes,
-    }
-
-
-def make_set(*rows):
-    return Dataset.from_list(list(rows), features=FEATURES)
-
-
-@pytest.fixture
-def model(make_model):
-    """Untrained, with a bias under which masks are neither empty nor full."""
-    model = make_model()
-    with torch.no_grad():
-        model.mask_bias.fill_(0.05)
-    return model
-
-
-@pytest.fixture
-def rows():
-    """Three videos of different sizes and lengths; sentences with one, two and no referents."""
-    return [
-        make_row("first", 5, (64, 64), [[0], [1], [0, 1], []], annotated=[0, 2, 4], seed=1),
-        make_row("second", 7, (48, 80), [[1], [0]], annotated=[1, 2, 6], seed=2),
-        make_row("third", 2, (90, 60), [[0], [0], [1]], seed=3),
-    ]
-
-
-def measured(model, processor, rows, **arguments):
-    return evaluate_segmenter(model, processor, make_set(*rows), 0.0, progress=False, **arguments)
-
-
-def close(results, others):
-    results, others = dict(results), dict(others)
-    for name in ("per_kind", "per_group"):
-        parts, other_parts = results.pop(name, {}), others.pop(name, {})
-        assert parts.keys() == other_parts.keys()
-        assert all(parts[part] == pytest.approx(other_parts[part], abs=1e-6) for part in parts)
-    assert results == pytest.approx(others, abs=1e-6)
 
 
 def probabilities_of_row(model, processor, row):
@@ -265,106 +184,6 @@ def test_columns_of_the_table(model, processor, rows):
     table = results_table(measured(model, processor, rows, protocol="a2d"))
     for column in ("P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9", "mAP", "overall IoU", "mean IoU"):
         assert f"| {column} |" in table
-
-
-@pytest.mark.parametrize(("protocol", "root"), [("refer_youtube_vos", "Annotations/"), ("mevis", "")])
-def test_submission_reads_back(model, processor, rows, tmp_path, protocol, root):
-    """A set without truth, through Parquet: the exact files, each the mask that the pipeline gives."""
-    hidden = [
-        {**row, "annotated_frames": [], "masks": [], "instance_ids": [],
-         "sentences": [{**sentence, "instances": []} for sentence in row["sentences"]]}
-        for row in rows
-    ]  # fmt: skip
-    make_set(*hidden).to_parquet(tmp_path / "valid.parquet")
-    dataset = load_dataset(str(tmp_path), split="validation", cache_dir=str(tmp_path / "cache"))
-    folder = tmp_path / "submission"
-    arguments = {"protocol": protocol, "submission": folder, "batch_size": 2, "progress": False}
-    assert evaluate_segmenter(model, processor, dataset, 0.0, **arguments) == {}
-
-    pipeline = CVLSPipeline(model=model, processor=processor)
-    expected = {}
-    for row in dataset:
-        results = pipeline(video_of(row), [s["text"] for s in row["sentences"]], presence_threshold=0)
-        for expression, result in enumerate(results):
-            for frame, mask in enumerate(result["masks"]):
-                expected[f"Annotations/{row['video_id']}/{expression}/{5 * frame:05d}.png"] = mask
-    assert {str(path.relative_to(folder)) for path in folder.rglob("*.png")} == set(expected)
-    with zipfile.ZipFile(folder / "submission.zip") as archive:
-        assert sorted(f"Annotations/{name.removeprefix(root)}" for name in archive.namelist()) == sorted(expected)
-        assert all(name.startswith(root) for name in archive.namelist()) and archive.testzip() is None
-        for name, mask in expected.items():
-            assert archive.read(root + name.removeprefix("Annotations/")) == (folder / name).read_bytes()
-            with Image.open(folder / name) as image:
-                assert image.format == "PNG" and image.mode == "L"
-                np.testing.assert_array_equal(np.asarray(image), np.where(mask, 255, 0))
-    assert any(mask.any() and not mask.all() for mask in expected.values())
-    with pytest.raises(ValueError, match="submission/Annotations exists already"):
-        evaluate_segmenter(model, processor, dataset, 0.5, **arguments)
-    (folder / "settings.json").unlink()
-    with pytest.raises(ValueError, match="submission/Annotations exists already"):
-        evaluate_segmenter(model, processor, dataset, 0.0, **arguments)
-
-
-def test_a_submission_that_was_killed_goes_on(model, processor, rows, tmp_path, monkeypatch):
-    """Killed while the second video's masks are written: the third run segments what is left, and ends the same."""
-    hidden = [{**row, "annotated_frames": [], "masks": []} for row in rows]
-    dataset, arguments = make_set(*hidden), {"protocol": "mevis", "progress": False}
-    evaluate_segmenter(model, processor, dataset, submission=tmp_path / "whole", **arguments)
-
-    class Killed(BaseException):
-        pass
-
-    save, saved = Image.Image.save, []
-
-    def save_some(image, *of):
-        saved.append(of)
-        if len(saved) == 25:
-            raise Killed
-        save(image, *of)
-
-    monkeypatch.setattr(Image.Image, "save", save_some)
-    with pytest.raises(Killed):
-        evaluate_segmenter(model, processor, dataset, submission=tmp_path / "killed", **arguments)
-    monkeypatch.undo()
-    assert [path.name for path in (tmp_path / "killed" / "Annotations").iterdir()] == ["first"]
-    assert not (tmp_path / "killed" / "submission.zip").exists()
-
-    segmented = []
-    stream = CVLSPipeline.stream
-    monkeypatch.setattr(
-        CVLSPipeline,
-        "stream",
-        lambda self, video, *of, **more: segmented.append(len(video)) or stream(self, video, *of, **more),
-    )
-    for _ in range(2):  # the last run finds everything
-        evaluate_segmenter(model, processor, dataset, submission=tmp_path / "killed", **arguments)
-    assert segmented == [7, 2]
-    whole, killed = (
-        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
-        for folder in (tmp_path / "whole", tmp_path / "killed")
-    )
-    assert whole == killed
-    with zipfile.ZipFile(tmp_path / "killed" / "submission.zip") as archive:
-        assert len(archive.namelist()) == len(whole)
-
-
-@pytest.mark.parametrize("name", ["../../x", "/x", "..", "a/b", "a\\b", "C:x", "", "a\0b", "x" * 300])
-def test_a_submission_stays_in_its_folder(model, processor, rows, tmp_path, name):
-    """Ids that lead elsewhere are refused, for videos and for sentences."""
-    folder = tmp_path / "a" / "b" / "submission"
-    video = {**rows[2], "video_id": name}
-    sentences = [{**sentence, "sentence_id": f"third/{name}"} for sentence in rows[2]["sentences"]]
-    for row in (video, {**rows[2], "sentences": sentences}):
-        with pytest.raises(ValueError, match="must be a plain name"):
-            measured(model, processor, [row], protocol="mevis", submission=folder)
-    assert not list(tmp_path.rglob("*.png"))
-
-
-def test_submission_and_truth_together(model, processor, rows, tmp_path):
-    plain = measured(model, processor, rows, protocol="mevis")
-    both = measured(model, processor, rows, protocol="mevis", submission=tmp_path)
-    close(plain, both)
-    assert len(list(tmp_path.rglob("*.png"))) == 4 * 5 + 2 * 7 + 3 * 2
 
 
 @pytest.mark.slow

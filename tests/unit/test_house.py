@@ -46,10 +46,6 @@ NOT_YET: set[str] = {
     "create_model_card",
     "make_card",
     "scripts/train.py",
-    "tests/data/test_a2d_sentences.py",
-    "tests/data/test_data.py",
-    "tests/data/test_video_folders.py",
-    "tests/distributed/test_evaluation.py",
 }
 
 
