@@ -264,9 +264,7 @@ class CVLSPipeline(ChunkPipeline):
         logits = sentences.add(encoded)
         return [] if logits is None else frame_results(self.processor, logits, encoded.sizes, options)
 
-    def postprocess(
-        self, results: Iterator[dict[str, Any]], sentences: list[str], order: list[int]
-    ) -> list[dict[str, Any]]:
+    def postprocess(self, results: Iterator[dict], sentences: list[str], order: list[int]) -> list[dict[str, Any]]:
         return sentence_results(results, sentences, order)
 
     def _results(self, request: _Request) -> Iterator[dict[str, Any]]:
@@ -282,10 +280,8 @@ class CVLSPipeline(ChunkPipeline):
             for windows, pictures in self.preprocess(request):
                 if request.options.return_frames:
                     waiting.update(pictures)
-                step = windows, pictures
-                for position, result in self.forward(
-                    step, encoder=encoder, sentences=sentences, options=request.options
-                ):
+                parts = {"encoder": encoder, "sentences": sentences, "options": request.options}
+                for position, result in self.forward((windows, pictures), **parts):
                     result = {**request.selection.frame(position), **result}
                     if request.options.return_frames:
                         result["frame"] = waiting[position]
