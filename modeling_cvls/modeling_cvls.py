@@ -305,7 +305,8 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         hidden_states, attentions = (tokens,), ()
         for layer in self.fusion:
             tokens, sentence, weights = layer(tokens, words, sentence, token_mask, said_mask)
-            hidden_states, attentions = (*hidden_states, tokens), (*attentions, *weights)
+            hidden_states = (*hidden_states, tokens) if output_hidden_states else ()
+            attentions = (*attentions, *weights) if output_attentions else ()
         tokens = self.norm_tokens(tokens).view(batch, sentences, *grid, -1)
         if video.frame_sizes is not None:
             tokens = extend_edges(tokens.movedim(-1, 2), video.frame_sizes // self.config.token_stride).movedim(2, -1)

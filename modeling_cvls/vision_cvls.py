@@ -193,7 +193,8 @@ class CVLSVision(CVLSPreTrainedModel):
         hidden_states, attentions = (attended,), ()
         for layer in self.layers:
             attended, weights = layer(attended, attention_mask=attention_mask)
-            hidden_states, attentions = (*hidden_states, attended), (*attentions, weights)
+            hidden_states = (*hidden_states, attended) if output_hidden_states else ()
+            attentions = (*attentions, weights) if output_attentions else ()
         return BaseModelOutputWithPooling(
             last_hidden_state=self.norm(attended).view(tokens.shape),
             hidden_states=hidden_states if output_hidden_states else None,
