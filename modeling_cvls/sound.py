@@ -88,13 +88,13 @@ def open_sound(reader: FrameReader, start: float, end: float) -> Sound | None:
     """The sound of a video between two times in seconds, on the clock of `reader.times`.
 
     Returns:
-        None where the video has none, or where its own times were overridden by `fps`.
+        None where the video has none that can be decoded, or where its own times were overridden by `fps`.
     """
     if reader.source is None:
         return None
     container = open_container(reader.source)
     stream = container.streams.best("audio")
-    if stream is None:
+    if stream is None or stream.codec_context is None:
         container.close()
         return None
     begin = reader.start + start

@@ -245,6 +245,8 @@ def _read_packets(source: str | bytes) -> _Packets:
         stream = video_stream(container)
         if stream is None:
             raise ValueError("holds no video stream")
+        if stream.codec_context is None:
+            raise ValueError("is encoded in a way for which there is no decoder here")
         codec, is_mov = stream.codec_context.name, "mov" in container.format.name
         checks_keys, is_vp8 = is_mov and codec == "h264", codec == "vp8"
         try:

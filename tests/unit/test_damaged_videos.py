@@ -92,6 +92,12 @@ def test_a_stream_that_changes_its_size(tmp_path):
             list(reader.frames(range(40)))
 
 
+def test_a_codec_that_is_not_known(whole, tmp_path):
+    (tmp_path / "odd.mp4").write_bytes(whole.read_bytes().replace(b"avc1", b"qqqq").replace(b"avcC", b"qqqC"))
+    with pytest.raises(ValueError, match=r"odd\.mp4 cannot be decoded as a video: it (is encoded in a way|holds no)"):
+        FrameReader(tmp_path / "odd.mp4")
+
+
 def damaged(content, other, random):
     """Bits flipped, cut off, bytes lost, or the beginning of another format."""
     content = bytearray(content)
