@@ -28,7 +28,7 @@ from .own import (
     SPLITS,
     AnnotatedVideo,
     Sentence,
-    add_sentences_argument,
+    add_file_arguments,
     check_objects,
     convert_video,
     describe,
@@ -76,9 +76,7 @@ def still(
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds --annotations, --images and --sentences."""
-    parser.add_argument("--annotations", type=Path, help="the json file (default: instances.json in the source)")
-    parser.add_argument("--images", type=Path, help="folder of the pictures (default: images in the source)")
-    add_sentences_argument(parser, "object,sentence")
+    add_file_arguments(parser, "instances.json", "images", "object,sentence")
 
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:

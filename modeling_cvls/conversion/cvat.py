@@ -29,7 +29,7 @@ from .own import (
     SPLITS,
     AnnotatedVideo,
     Shape,
-    add_sentences_argument,
+    add_file_arguments,
     check_objects,
     convert_video,
     describe,
@@ -47,9 +47,7 @@ MOTS_NOTHING = (0, 10_000)
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds --annotations, --images and --sentences."""
-    parser.add_argument("--annotations", type=Path, help="the xml file (default: annotations.xml in the source)")
-    parser.add_argument("--images", type=Path, help="folder of the frames (default: images in the source)")
-    add_sentences_argument(parser, "object,sentence")
+    add_file_arguments(parser, "annotations.xml", "images", "object,sentence")
 
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:

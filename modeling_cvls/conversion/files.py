@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.reading import check_image
 from .problems import Problems
 
 # Of one file of masks. A 2.9 MB h5 file can declare, and take, 6 GB.
 MOST_MASK_BYTES = 1 << 30
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = 80
@@ -203,13 +203,8 @@ def read_frame_files(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, 
             content = path.read_bytes()
         except FileNotFoundError as error:
             raise ValueError(f"{path}: this frame does not exist") from error
-        with reading(path, "an encoded image such as png or jpeg"), Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            if image.getexif().get(0x0112) in _TURNED:
-                width, height = height, width
-            # Reads to the end of the file, but a JPEG at an eighth of its size: only whether it decodes is asked.
-            image.draft("RGB", (1, 1))
-            image.load()
+        with reading(path, "an encoded image such as png or jpeg"):
+            height, width = check_image(content)
         if size is None:
             size = height, width
         if (height, width) != size:

@@ -32,7 +32,7 @@ from .own import (
     AnnotatedVideo,
     Sentence,
     Shape,
-    add_sentences_argument,
+    add_file_arguments,
     check_objects,
     convert_video,
     describe,
@@ -50,9 +50,7 @@ REGIONS = {"brushlabels": "brushlabels", "polygonlabels": "polygonlabels"}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds --annotations, --images and --sentences."""
-    parser.add_argument("--annotations", type=Path, help="the json file (default: annotations.json in the source)")
-    parser.add_argument("--images", type=Path, help="folder of the frames (default: images in the source)")
-    add_sentences_argument(parser, "video,object,sentence")
+    add_file_arguments(parser, "annotations.json", "images", "video,object,sentence")
 
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:

@@ -53,6 +53,21 @@ class AnnotatedVideo:
     annotated: Sequence[int] = field(default_factory=list)
 
 
+def add_file_arguments(parser: ArgumentParser, annotations: str, images: str, columns: str) -> None:
+    """Adds --annotations, --images and --sentences.
+
+    Args:
+        parser: of the conversion.
+        annotations, images: the names in the source that are taken by default.
+        columns: the header of the file of sentences.
+    """
+    parser.add_argument(
+        "--annotations", type=Path, help=f"the file of annotations (default: {annotations} in the source)"
+    )
+    parser.add_argument("--images", type=Path, help=f"folder of the frames (default: {images} in the source)")
+    add_sentences_argument(parser, columns)
+
+
 def add_sentences_argument(parser: ArgumentParser, columns: str) -> None:
     """Adds --sentences."""
     parser.add_argument("--sentences", type=Path, metavar="FILE",

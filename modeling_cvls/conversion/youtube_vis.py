@@ -24,7 +24,7 @@ from .own import (
     SPLITS,
     AnnotatedVideo,
     Sentence,
-    add_sentences_argument,
+    add_file_arguments,
     check_objects,
     convert_video,
     describe,
@@ -41,9 +41,7 @@ EXPECTED = '{"videos": [{"id", "file_names", ...}], "annotations": [{"id", "vide
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds --annotations, --images and --sentences."""
-    parser.add_argument("--annotations", type=Path, help="the json file (default: instances.json in the source)")
-    parser.add_argument("--images", type=Path, help="folder of the frames (default: JPEGImages in the source)")
-    add_sentences_argument(parser, "object,sentence")
+    add_file_arguments(parser, "instances.json", "JPEGImages", "object,sentence")
 
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:

@@ -1,6 +1,5 @@
 """Checks every row of a data set before it costs hours: all that reading it later would run into."""
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -12,18 +11,16 @@ import datasets
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from PIL import Image
 
 from ..frame_reader_cvls import FrameReader
 from ..rle_cvls import run_lengths
-from .reading import read_referents, video_of
+from .reading import check_image, read_referents, video_of
 from .schema import check_dataset
 
 # Changes with what is checked: data sets that were checked by another version are checked again.
 VERSION = 1
 MOST_SHOWN = 20
 FAULTS = datasets.Features({"video": datasets.Value("string"), "faults": datasets.List(datasets.Value("string"))})
-TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
 def row_faults(
@@ -75,14 +72,9 @@ def _frame_count_and_size(row: Mapping[str, Any], allow_urls: bool) -> tuple[int
     sizes = set()
     for number, frame in enumerate(video):
         try:
-            with Image.open(io.BytesIO(frame) if isinstance(frame, bytes) else frame) as image:
-                width, height = image.size
-                turned = image.getexif().get(0x0112) in TURNED
-                image.draft("RGB", (1, 1))
-                image.load()
+            sizes.add(check_image(frame))
         except Exception as error:  # Pillow raises what it runs into: OSError, SyntaxError, struct.error ...
             raise ValueError(f"frame {number} cannot be decoded: {str(error)[:100]}") from error
-        sizes.add((width, height) if turned else (height, width))
     if len(sizes) != 1:
         raise ValueError(f"its frames have {len(sizes)} sizes (height x width): {sorted(sizes)[:3]}, expected one")
     return len(video), *sizes.pop()

@@ -1,12 +1,17 @@
 """Frames and masks of one row, decoding no more than what is asked for."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..frame_reader_cvls import FrameReader
 from ..rle_cvls import decode_mask
+
+# The EXIF tag of an image, and the values of it that exchange height and width.
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 
 
 def video_of(row: Mapping[str, Any], allow_urls: bool = False) -> bytes | str | list[bytes | str]:
@@ -36,6 +41,21 @@ def video_of(row: Mapping[str, Any], allow_urls: bool = False) -> bytes | str | 
     if row["frames"] is not None:
         return [encoded(frame) for frame in row["frames"]]
     raise ValueError("the row has neither video nor frames; one of the two must be there")
+
+
+def check_image(image: bytes | str) -> tuple[int, int]:
+    """Height and width of an encoded image (its bytes, or the path of a file) as it is shown, after decoding all of it.
+
+    Raises:
+        what Pillow runs into: OSError, SyntaxError, struct.error, DecompressionBombError and others.
+    """
+    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        width, height = opened.size
+        turned = opened.getexif().get(ORIENTATION) in TURNED
+        # Reads to the end of the file, but a JPEG at an eighth of its size: only whether it decodes is asked.
+        opened.draft("RGB", (1, 1))
+        opened.load()
+    return (width, height) if turned else (height, width)
 
 
 def read_frames(row: Mapping[str, Any], indices: Sequence[int], allow_urls: bool = False) -> np.ndarray:
