@@ -89,7 +89,7 @@ def to_youtube_vis(result: VideoResult) -> dict[str, Any]:
 def to_supervision(result: VideoResult) -> list:
     """See `VideoResult.to_supervision`."""
     try:
-        import supervision
+        import supervision  # ty: ignore[import-not-found]
     except ImportError as error:
         raise ImportError("supervision is not installed: pip install supervision") from error
     detections = []
