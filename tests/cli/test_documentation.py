@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -20,6 +21,8 @@ import cvls
 from factories import ROOT, WORDS, tiny_config, tiny_tokenizer
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+#: The reference's commands have stand-ins for names, and the model card is a template.
+RUNNABLE = [page for page in PAGES if page.parent.name != "reference" and page.name != "model_card.md"]
 #: What makes a training as small as it can be; commands are otherwise run as the pages print them.
 SMALL = {
     "train": "--training.max_steps 2 --training.num_train_epochs 1 --data.shortest_edge 64 --data.longest_edge 64 "
@@ -28,10 +31,22 @@ SMALL = {
 }
 
 
-def blocks(page: Path) -> list[tuple[str, str, bool]]:
-    """The fenced blocks of a page: language, text, whether it is to run. `<!-- not run: WHY -->` before it says no."""
-    found = re.finditer(r"(<!-- not run:[^>]*-->\s*)?^```(\w+)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    return [(language, text, not_run is None) for not_run, language, text in (match.groups() for match in found)]
+class Block(NamedTuple):
+    """A fenced block of a page. `<!-- not run: WHY -->` before it says that it is not to run."""
+
+    language: str
+    text: str
+    runs: bool
+    file: str | None  # "Save it as `NAME.py`:" before it
+
+
+def blocks(page: Path) -> list[Block]:
+    found = re.finditer(
+        r"(?:Save it as `(\w+\.py)`:\s*)?(<!-- not run:[^>]*-->\s*)?^```(\w+)\n(.*?)^```",
+        page.read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+    return [Block(match[3], match[4], match[2] is None, match[1]) for match in found]
 
 
 def commands(text: str) -> list[list[str]]:
@@ -123,8 +138,9 @@ def world(tmp_path_factory):
     ResNetModel(ResNetConfig(**backbone)).save_pretrained(folder / "microsoft" / "resnet-50")
     text = {"vocab_size": len(WORDS) + 2, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     text = BertConfig(**text, num_attention_heads=2, max_position_embeddings=16)
-    BertModel(text).save_pretrained(folder / "FacebookAI" / "roberta-base")
-    tiny_tokenizer().save_pretrained(folder / "FacebookAI" / "roberta-base")
+    for name in ("FacebookAI/roberta-base", "sentence-transformers/all-MiniLM-L6-v2"):
+        BertModel(text).save_pretrained(folder / name)
+        tiny_tokenizer().save_pretrained(folder / name)
     write_frames(folder / "my_videos")
     scenes = [ROOT / "scripts" / "make_synthetic.py", "--output", folder / "raw"]
     subprocess.run([sys.executable, *scenes, "--train", "4", "--validation", "2", "--test", "2"], check=True)
@@ -134,25 +150,26 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.parent.name != "reference"], ids=lambda page: str(page.relative_to(ROOT))
-)
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_examples_run(page, world, tmp_path, monkeypatch):
-    wanted = [(language, text) for language, text, runs in blocks(page) if runs]
-    if not any(language == "python" or commands(text) for language, text in wanted if language != "yaml"):
+    wanted = [block for block in blocks(page) if block.runs]
+    if not any(block.language == "python" or commands(block.text) for block in wanted if block.language != "yaml"):
         pytest.skip("no example to run")
     folder = tmp_path / "world"
     shutil.copytree(world, folder)
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
     names: dict = {}
-    for language, text in wanted:
-        if language == "python":
-            exec(compile(text, str(page), "exec"), names)
-        elif language == "yaml" and {"data", "training"} <= set(yaml.safe_load(text) or {}):
-            Path("my.yaml").write_text(text)
+    for block in wanted:
+        if block.file:
+            Path(block.file).write_text(block.text)
+        elif block.language == "python":
+            exec(compile(block.text, str(page), "exec"), names)
+        elif block.language == "yaml" and {"data", "training"} <= set(yaml.safe_load(block.text) or {}):
+            Path("my.yaml").write_text(block.text)
             run("train", ["my.yaml"])
-        elif language in ("bash", "shell", "sh"):
-            for name, *rest in commands(text):
+        elif block.language in ("bash", "shell", "sh"):
+            for name, *rest in commands(block.text):
                 run(name, rest)
 
 
