@@ -96,6 +96,7 @@ def test_a_missing_package_names_its_extra():
         require("demo", "json", "no_such_package")
 
 
+@pytest.mark.slow
 def test_the_package_is_a_command_too():
     result = run("-m", "modeling_cvls", "--help")
     assert result.returncode == 0 and result.stdout == cvls.usage() + "\n"

@@ -14,6 +14,7 @@ import yaml
 from datasets import load_dataset
 from transformers import AutoModel, AutoProcessor, TrainingArguments, pipeline
 
+import cvls
 from factories import ROOT, SHARED, tiny_sections
 from modeling_cvls import CVLSModel, CVLSProcessor, FrameReader
 from modeling_cvls.data import ClipCollator, ClipSampler
@@ -23,6 +24,7 @@ from modeling_cvls.training import CVLSTrainer, DataArguments, load_train_set, p
 
 REAL_VIDEOS = sorted((SHARED / "real_data" / "videos").glob("*.mp4"))
 
+SENTENCES = ["the red circle", "the object on the left"]
 BEST_OFF = ["--training.load_best_model_at_end", "false"]
 
 
@@ -39,11 +41,10 @@ def run(*command, **environment) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
-    """Synthetic scenes in the raw A2D layout, converted by the script."""
+    """Synthetic scenes in the raw A2D layout, converted by the command."""
     folder = tmp_path_factory.mktemp("data")
     write_a2d_sentences(folder / "raw", {"train": 24, "validation": 3, "test": 4}, seed=5)
-    result = run("dataset_scripts/a2d_sentences.py", "--source", folder / "raw", "--output", folder / "dataset")
-    assert result.returncode == 0, result.stderr
+    cvls.main(["convert", "a2d_sentences", "--source", str(folder / "raw"), "--output", str(folder / "dataset")])
     return folder / "dataset"
 
 
@@ -68,6 +69,7 @@ def log_history(folder: Path) -> list[dict]:
     return json.loads((folder / "trainer_state.json").read_text())["log_history"]
 
 
+@pytest.mark.slow
 def test_training_leaves_a_checkpoint_that_auto_classes_load(checkpoint):
     assert (checkpoint / "model.safetensors").exists()
     assert type(AutoModel.from_pretrained(checkpoint)) is CVLSModel
@@ -78,6 +80,7 @@ def test_training_leaves_a_checkpoint_that_auto_classes_load(checkpoint):
     assert [entry["step"] for entry in history if "eval_referent_accuracy" in entry] == [3, 6]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_the_one_that_is_kept(checkpoint):
     """The saved weights are those of the step with the highest validation IoU, and score what was logged for it."""
     logged = {entry["step"]: entry["eval_mean_iou"] for entry in log_history(checkpoint) if "eval_mean_iou" in entry}
@@ -87,6 +90,7 @@ def test_the_best_checkpoint_is_the_one_that_is_kept(checkpoint):
     assert all(torch.equal(final[name], value) for name, value in saved.items())
 
 
+@pytest.mark.slow
 def test_training_can_be_resumed(checkpoint, config_file, tmp_path):
     """Stopped at step 3 and resumed, training goes through the same steps to the same weights."""
     (tmp_path / "checkpoint-3").symlink_to(checkpoint / "checkpoint-3")
@@ -99,6 +103,7 @@ def test_training_can_be_resumed(checkpoint, config_file, tmp_path):
     assert resumed == pytest.approx(whole, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_evaluate(config_file, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = run(
@@ -117,6 +122,7 @@ def test_two_processes_train_and_evaluate(config_file, tmp_path):
     assert evaluation["eval_mean_iou"] == pytest.approx(alone["mean_iou"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_accelerate_on_cpus_says_how_several_processes_are_started(config_file, tmp_path):
     """Accelerate would run one of the two, and say nothing."""
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
@@ -125,6 +131,7 @@ def test_accelerate_on_cpus_says_how_several_processes_are_started(config_file, 
     assert f"torchrun --nproc-per-node N scripts/train.py {config_file}" in result.stderr
 
 
+@pytest.mark.slow
 def test_evaluation_equals_a_plain_loop(checkpoint, dataset):
     """mean IoU and referent accuracy from clips through the model, without pipeline or metric: windows of 4 frames that
     share one with the next, the last one shifted back, their logits weighed 1, 2, 2, 1."""
@@ -163,34 +170,25 @@ def test_evaluation_equals_a_plain_loop(checkpoint, dataset):
     assert found["referent_accuracy"] == pytest.approx(np.mean(hits), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_another_process_gets_the_same_masks(checkpoint, dataset, tmp_path):
     """A process that never saw the training loads the checkpoint and segments bit for bit the same."""
     row = load_dataset(str(dataset), split="test")[0]
     (tmp_path / "clip.mp4").write_bytes(row["video"]["bytes"])
-    program = f"""
-import numpy, torch
-torch.set_num_threads(1)
-import modeling_cvls
-from transformers import AutoModel, AutoProcessor
-model = AutoModel.from_pretrained({str(checkpoint)!r}).eval()
-processor = AutoProcessor.from_pretrained({str(checkpoint)!r})
-frames = modeling_cvls.FrameReader({str(tmp_path / "clip.mp4")!r}).read(range(4))
-with torch.no_grad():
-    output = model(**processor(videos=frames, text=["the red circle", "the object on the left"]))
-numpy.save({str(tmp_path / "logits.npy")!r}, output.mask_logits.numpy())
-"""
-    result = run("-c", program)
+    program = ROOT / "tests" / "distributed" / "programs" / "segment_clip.py"
+    result = run(program, checkpoint, tmp_path / "clip.mp4", tmp_path / "logits.npy", *SENTENCES)
     assert result.returncode == 0, result.stderr
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
     frames = FrameReader(tmp_path / "clip.mp4").read(range(4))
     with torch.no_grad():
-        here = model(**processor(videos=frames, text=["the red circle", "the object on the left"])).mask_logits
+        here = model(**processor(videos=frames, text=SENTENCES)).mask_logits
     torch.set_num_threads(threads)
     assert np.array_equal(np.load(tmp_path / "logits.npy"), here.numpy())
 
 
+@pytest.mark.slow
 def test_eval_and_report_scripts(checkpoint, dataset, tmp_path):
     metrics = tmp_path / "metrics.json"
     result = run("scripts/eval.py", "--model", checkpoint, "--dataset", dataset, "--output", metrics)
@@ -212,6 +210,7 @@ def test_eval_and_report_scripts(checkpoint, dataset, tmp_path):
     assert "model-index" in card and "synthetic" in card and f"{results['mean_iou']:.3f}" in card
 
 
+@pytest.mark.slow
 def test_pipeline_on_a_checkpoint(checkpoint, dataset):
     row = load_dataset(str(dataset), split="test")[0]
     segmenter = pipeline("video-language-segmentation", model=str(checkpoint))
@@ -256,6 +255,7 @@ def test_an_epoch_can_show_several_clips_of_a_video(dataset, streaming):
     assert len(clips) > 1 and sampler(rows[0])["frames"].tobytes() in clips
 
 
+@pytest.mark.slow
 def test_streamed_rows_train(config_file, tmp_path):
     flags = ["--data.streaming", "true", "--training.max_steps", "2", "--training.output_dir", tmp_path]
     result = run("scripts/train.py", config_file, *flags, "--training.eval_strategy", "no", *BEST_OFF)
@@ -343,6 +343,7 @@ def test_values_that_cannot_be_are_named(config_file, tmp_path, monkeypatch, cap
     assert stopped.value.code == 2 and error.splitlines()[-1].startswith("cvls train: error: ") and message in error
 
 
+@pytest.mark.slow
 def test_a_dataset_without_the_columns_is_named(config_file, tmp_path):
     from datasets import Dataset
 
@@ -353,6 +354,7 @@ def test_a_dataset_without_the_columns_is_named(config_file, tmp_path):
     assert str(tmp_path) in result.stderr and "sentences" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_type_is_named(tmp_path):
     from transformers import BertConfig, BertModel
 
@@ -366,6 +368,7 @@ def test_a_checkpoint_of_another_type_is_named(tmp_path):
     assert str(tmp_path) in result.stderr and "'bert'" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_VIDEOS, reason="../shared/real_data/videos is absent")
 def test_segment_script_on_real_videos(checkpoint, tmp_path):
     """The path from a real video to the overlay; what a model of a few steps finds there is no matter."""
