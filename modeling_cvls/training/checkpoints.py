@@ -115,7 +115,7 @@ def fault_of(folder: Path, args: CVLSTrainingArguments) -> str | None:
     states: set[str] = set()
     if not (args.deepspeed or args.fsdp):  # which have their own layout, and check it
         rank = f"_{args.process_index}" if args.world_size > 1 else ""
-        states = {"optimizer.pt", "scheduler.pt", f"rng_state{rank}.pth"}
+        states = {"optimizer.pt", "scheduler.pt", f"rng_state{rank}.pth"} | ({"scaler.pt"} if args.fp16 else set())
     if args.ema_decay:
         weights.add(TRAINING_WEIGHTS)
     for name in sorted({"config.json"} | weights | states):

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets, load_dataset
+from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, interleave_datasets, load_dataset
 
 from ..data import ClipAugmentation, ClipCollator, ClipSampler, FrameSampling, check_dataset, check_rows
 from ..modeling_cvls import CVLSModel
@@ -33,14 +33,17 @@ def load_train_set(data_args: DataArguments, seed: int) -> Dataset | IterableDat
 def _repeated(part: Dataset | IterableDataset, number: int) -> Dataset | IterableDataset:
     """Every video `number` times, each with another number in the column `clip`, by which `ClipSampler` draws another
     clip; every photograph once."""
-    copies = [part]
-    for clip in range(1, number):
-        if isinstance(part, IterableDataset):
-            copies.append(part.filter(_is_video).map(partial(_with_clip, clip=clip)))
-        else:
-            videos = part.select([index for index, frames in enumerate(part["num_frames"]) if frames > 1])
-            copies.append(videos.add_column("clip", [clip] * len(videos)))
-    return copies[0] if number == 1 else concatenate_datasets(copies)
+    if number == 1:
+        return part
+    if isinstance(part, IterableDataset):
+        features = Features({**part.features, "clip": Value("int64")}) if part.features else None
+        copies = [part, *([part.filter(_is_video)] * (number - 1))]
+        numbered = [copy.map(partial(_with_clip, clip=clip), features=features) for clip, copy in enumerate(copies)]
+    else:
+        videos = part.select([index for index, frames in enumerate(part["num_frames"]) if frames > 1])
+        copies = [part, *([videos] * (number - 1))]
+        numbered = [copy.add_column("clip", [clip] * len(copy)) for clip, copy in enumerate(copies)]
+    return concatenate_datasets(numbered)
 
 
 def _is_video(row: dict) -> bool:
