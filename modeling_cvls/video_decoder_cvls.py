@@ -31,6 +31,7 @@ class EncodedVideo:
         partial: a set of the numbers of frames of which only a part could be decoded.
 
     Raises:
+        MemoryError: its frames need more memory than there is.
         ValueError: it cannot be decoded, or frames are missing at its end and `on_damage` is "error".
     """
 
@@ -45,6 +46,8 @@ class EncodedVideo:
             ) from error
         except ValueError as error:
             raise ValueError(f"{name} cannot be decoded as a video: it {error}") from error
+        except MemoryError as error:
+            raise MemoryError(f"{name} needs more memory than there is") from error
         self._decoder, self._decord = None, None  # of `read`, from its first call on
         there, missing = len(self.index), self.index.num_missing
         self.missing, self.partial = set(range(there, there + missing)), set()
@@ -93,14 +96,22 @@ class EncodedVideo:
     def _picture(self, decoder: "VideoDecoder", number: int) -> np.ndarray | None:
         if number >= len(self.index):
             raise ValueError(self._missing_message(number))
-        frame = decoder.decode(number)
+        av = import_av()
+        try:
+            frame = decoder.decode(number)
+        except av.FFmpegError as error:  # on opening the file once more, or its decoder
+            raise ValueError(f"frame {number} of {self._name} cannot be decoded: {error}") from error
         if frame is None or frame.is_corrupt:
             (self.missing if frame is None else self.partial).add(number)
             if self._on_damage == "error":
                 raise ValueError(self._missing_message(number))
             if frame is None:
                 return None
-        picture = np.ascontiguousarray(self.index.as_shown(frame.to_ndarray(format="rgb24")))
+        try:
+            picture = np.ascontiguousarray(self.index.as_shown(frame.to_ndarray(format="rgb24")))
+        except MemoryError as error:
+            size = f"{frame.height} x {frame.width} pixels"
+            raise MemoryError(f"frame {number} of {self._name}, {size}, needs more memory than there is") from error
         height, width = self.index.height, self.index.width
         if picture.shape[:2] != (height, width):
             raise ValueError(

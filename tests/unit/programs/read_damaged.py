@@ -17,7 +17,7 @@ from modeling_cvls import FrameReader
 from modeling_cvls.video_decoder_cvls import import_decord
 from modeling_cvls.video_index_cvls import import_av
 
-MEMORY = 2_000_000_000  # bytes
+MEMORY = 4_000_000_000  # bytes of addresses, of which the libraries take the half
 
 
 def read(path):
@@ -30,7 +30,7 @@ def read(path):
         if reader.missing_frames:
             assert str(path) in reader.damage
         return "frames", [len(there), len(reader.missing_frames)]
-    except (OSError, ValueError) as error:
+    except (MemoryError, OSError, ValueError) as error:
         return "error" if str(path) in str(error) else "crash", str(error)
     except BaseException as error:
         return "crash", repr(error)
