@@ -143,7 +143,9 @@ class FrameReader:
 
     @property
     def missing_frames(self) -> list[int]:
-        return sorted(self._frames.missing) if isinstance(self._frames, EncodedVideo) else []
+        if not isinstance(self._frames, EncodedVideo):
+            return []
+        return [*sorted(self._frames.missing), *range(len(self), len(self) + self._frames.index.num_missing)]
 
     @property
     def partial_frames(self) -> list[int]:
@@ -157,9 +159,9 @@ class FrameReader:
     def damage(self) -> str | None:
         """A sentence that names the frames that were found to be missing or partial; None where there is none."""
         parts = []
-        if self.missing_frames:
-            spans = _spans(self.missing_frames)
-            parts.append(f"{len(self.missing_frames)} of its frames cannot be decoded and are left out ({spans})")
+        missing = self.missing_frames
+        if missing:
+            parts.append(f"{len(missing)} of its frames cannot be decoded and are left out ({_spans(missing)})")
         if self.partial_frames:
             spans = _spans(self.partial_frames)
             parts.append(f"{len(self.partial_frames)} are decoded only in part ({spans})")
@@ -240,8 +242,9 @@ class FrameReader:
 
 def _spans(numbers: list[int]) -> str:
     """Sorted numbers as text: "3, 7 to 9"."""
-    starts = [number for number in numbers if number - 1 not in numbers]
-    stops = [number for number in numbers if number + 1 not in numbers]
+    array = np.array(numbers)
+    breaks = np.flatnonzero(np.diff(array) > 1)
+    starts, stops = array[[0, *(breaks + 1)]], array[[*breaks, -1]]
     return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, stops, strict=True))
 
 

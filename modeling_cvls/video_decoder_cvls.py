@@ -26,8 +26,7 @@ class EncodedVideo:
     Attributes:
         source: as given.
         index: the `VideoIndex` of its frames.
-        missing: a set of the numbers of frames that were found to be missing so far; those that the header promises
-            behind the end of the file are numbered from `len(index)` on.
+        missing: a set of the numbers of frames of the index that were found to be missing so far.
         partial: a set of the numbers of frames of which only a part could be decoded.
 
     Raises:
@@ -50,7 +49,8 @@ class EncodedVideo:
             raise MemoryError(f"{name} needs more memory than there is") from error
         self._decoder, self._decord = None, None  # of `read`, from its first call on
         there, missing = len(self.index), self.index.num_missing
-        self.missing, self.partial = set(range(there, there + missing)), set()
+        self.missing: set[int] = set()
+        self.partial: set[int] = set()
         if missing and on_damage == "error":
             raise ValueError(
                 f"{name} is damaged or was cut off: it holds {there} of the {there + missing} frames that its header "
