@@ -33,8 +33,7 @@ def make_card(
     dataset_name: str | None = None,
     split: str | None = None,
     state: TrainerState | None = None,
-    evaluation_command: str | None = None,
-    synthetic_size: str | None = None,
+    **notes: str | None,
 ) -> ModelCard:
     """Fills model_card.md.
 
@@ -46,13 +45,38 @@ def make_card(
         dataset_name: its name for a reader; default: the last part of `dataset`.
         split: of that data set.
         state: of the training.
-        evaluation_command: what anyone can run to measure the same.
-        synthetic_size: "H x W" of the frames, where the data are synthetic scenes; the card then says so.
+        notes: `evaluation_command`, what anyone can run to measure the same; `synthetic_size`, "H x W" of the frames,
+            where the data are synthetic scenes: the card then says so.
 
     Returns:
         The card, with pipeline tag, library, license, data set, base models (as far as they are on the Hub) and the
         results in its metadata.
     """
+    dataset_name = dataset_name or (Path(dataset).name if dataset else None)
+    data = _metadata(model, name, results, dataset, dataset_name, split)
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        model_name=data.model_name,
+        model_id=name,
+        training_summary=_training_summary(model, state),
+        results_table=results_table(results) if results else None,
+        dataset_name=dataset_name,
+        split=split,
+        evaluation_command=notes.get("evaluation_command"),
+        synthetic_size=notes.get("synthetic_size"),
+        num_frames=model.config.num_frames,
+    )
+
+
+def _metadata(
+    model: CVLSModel,
+    name: str,
+    results: dict[str, Any] | None,
+    dataset: str | None,
+    dataset_name: str | None,
+    split: str | None,
+) -> ModelCardData:
     config = model.config
     data = ModelCardData(
         model_name=_title(name),
@@ -69,7 +93,6 @@ def make_card(
     if base_models:
         data.base_model = base_models
     if dataset:
-        dataset_name = dataset_name or Path(dataset).name
         slug = dataset if is_hub_name(dataset) else re.sub(r"[^\w.]+", "-", dataset_name.lower()).strip("-")
         data.datasets = [slug]
         if results:
@@ -86,19 +109,7 @@ def make_card(
                 for metric in METRICS
                 if metric in results
             ]
-    return ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
-        model_name=data.model_name,
-        model_id=name,
-        training_summary=_training_summary(model, state),
-        results_table=results_table(results) if results else None,
-        dataset_name=dataset_name,
-        split=split,
-        evaluation_command=evaluation_command,
-        synthetic_size=synthetic_size,
-        num_frames=config.num_frames,
-    )
+    return data
 
 
 def _title(name: str) -> str:
@@ -120,7 +131,7 @@ def _training_summary(model: CVLSModel, state: TrainerState | None) -> str:
     )
     if state is not None and state.global_step:
         summary = (
-            f"{state.global_step:,} steps of {state.train_batch_size} clips ({config.num_frames} frames each) a process"
-            f"; best step by validation: {state.best_global_step or state.global_step:,}. {summary}"
+            f"{state.global_step:,} steps of {state.train_batch_size} clips ({config.num_frames} frames each) per "
+            f"process; best step by validation: {state.best_global_step or state.global_step:,}. {summary}"
         )
     return summary

@@ -176,12 +176,12 @@ def test_two_processes_share_out_a_folder_of_folders(segment, checkpoint, tmp_pa
         (videos / name).mkdir(parents=True)
         for index, frame in enumerate(moving_squares(5, seed)):
             Image.fromarray(frame).save(videos / name / f"{index}.png")
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "scripts/segment.py"]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "scripts/segment.py"]
     command = [*launch, videos, *SENTENCES, "--model", checkpoint, "--output", tmp_path / "two", "--cutouts"]
     result = subprocess.run(
         [sys.executable, *map(str, command), "--presence-threshold", "0"],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=200,

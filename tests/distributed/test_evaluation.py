@@ -97,7 +97,9 @@ def test_batches_are_as_large_as_asked_for(model, processor, rows, monkeypatch):
     seen = []
     forward = model.forward
     monkeypatch.setattr(
-        model, "forward", lambda **inputs: seen.append(inputs["pixel_values_videos"].shape[:2]) or forward(**inputs)
+        model,
+        "forward",
+        lambda **inputs: seen.append(inputs["video_features"].pixel_features.shape[:2]) or forward(**inputs),
     )
     measured(model, processor, [{**rows[1], "annotated_frames": list(range(7)), "masks": [rows[1]["masks"][0]] * 7}],
              window=2, batch_size=3)  # fmt: skip

@@ -122,9 +122,18 @@ def gradients(model: CVLSModel, batch: dict[str, torch.Tensor]) -> tuple[dict[st
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, sum(kept.values())
 
 
+@pytest.fixture
+def one_thread():
+    """Several threads add numbers up in an order that changes from run to run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("vision", BACKBONES)
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
-def test_gradient_checkpointing(make_model, vision):
+def test_gradient_checkpointing(make_model, vision, one_thread):
     """The same gradients and running statistics, with less memory, whether the backbone knows of it or not."""
     batch = random_batch(frames=2)
     models = [make_model(**parts(vision)).train() for _ in range(2)]
@@ -138,7 +147,7 @@ def test_gradient_checkpointing(make_model, vision):
     for (name, expected), found in zip(models[0].named_buffers(), models[1].buffers(), strict=True):
         torch.testing.assert_close(found, expected, msg=name)
     models[1].gradient_checkpointing_disable()
-    assert gradients(models[1], batch)[1] == much
+    assert gradients(models[1], batch)[1] == pytest.approx(much, rel=0.01)
 
 
 @pytest.mark.parametrize("offload", ["cpu", "disk"])

@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import sys
 
-# Not termios: tqdm asks the platform and then imports it.
-HIDDEN = ("fcntl", "grp", "pwd", "resource", "syslog")
+# Not termios and resource: tqdm and psutil ask the platform and then import them.
+HIDDEN = ("fcntl", "grp", "pwd", "syslog")
 
 if __name__ == "__main__":
     for name in HIDDEN:
