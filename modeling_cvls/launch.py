@@ -58,7 +58,7 @@ def check_checkpoint(name: str, argument: str) -> None:
         raise FileNotFoundError(f"{argument} {name}: there is no such folder")
     model_type = AutoConfig.from_pretrained(name).model_type
     if model_type != "cvls":
-        raise ValueError(f"{argument} {name} holds a model of type {model_type}; one of type cvls was expected")
+        raise ValueError(f"{argument} {name} holds a model of type {model_type!r}; one of type 'cvls' was expected")
     for weights in sorted(Path(name).glob("model*.safetensors")):
         try:
             with safe_open(weights, "pt"):  # which holds the file's size against what its header says

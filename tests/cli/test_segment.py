@@ -218,7 +218,7 @@ def test_memory_does_not_grow_with_the_video(checkpoint):
         ({"video": "absent.mp4"}, "no video file at absent.mp4"),
         ({"video": __file__}, "test_segment.py cannot be decoded as a video"),
         ({"video": "empty"}, "the folder empty holds no frames"),
-        ({"options": ["--model", "bert"]}, "a model of type bert; one of type cvls was expected"),
+        ({"options": ["--model", "bert"]}, "a model of type 'bert'; one of type 'cvls' was expected"),
         ({"sentences": [" "]}, "sentence 0 of video 0 is empty"),
         ({"options": ["--model", "./absent"]}, "--model ./absent: there is no such folder"),
         ({"options": ["--start", "7"]}, "start within the 0.200 seconds of the video"),
