@@ -47,15 +47,16 @@ def open_decord(path: str) -> decord.VideoReader:
     return reader
 
 
-def measure(run: Callable[[int], object], rounds: int) -> tuple[float, float]:
-    """Medians of seconds of CPU and of the clock."""
-    cpu, clock = [], []
+def measure(runs: tuple[Callable[[int], object], ...], rounds: int) -> list[tuple[float, float]]:
+    """For each of several functions, which take turns, the medians of seconds of CPU and of the clock."""
+    seconds = [([], []) for _ in runs]
     for number in range(rounds):
-        starts = time.process_time(), time.perf_counter()
-        run(number)
-        cpu.append(time.process_time() - starts[0])
-        clock.append(time.perf_counter() - starts[1])
-    return statistics.median(cpu), statistics.median(clock)
+        for run, (cpu, clock) in zip(runs, seconds, strict=True):
+            starts = time.process_time(), time.perf_counter()
+            run(number)
+            cpu.append(time.process_time() - starts[0])
+            clock.append(time.perf_counter() - starts[1])
+    return [(statistics.median(cpu), statistics.median(clock)) for cpu, clock in seconds]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{num_frames} frames, {WIDTH} x {HEIGHT} pixels; seconds of CPU (of the clock)")
         print(f"{'':18} {'decord':>16} {'FrameReader':>16}  ratio of CPU (of the clock)")
         for name, (run_ours, run_theirs) in steps.items():
-            (cpu, clock), (new_cpu, new_clock) = (measure(run, args.rounds) for run in (run_theirs, run_ours))
+            (cpu, clock), (new_cpu, new_clock) = measure((run_theirs, run_ours), args.rounds)
             print(
                 f"{name:18} {cpu:7.3f} ({clock:6.3f}) {new_cpu:7.3f} ({new_clock:6.3f})  "
                 f"{new_cpu / cpu:.2f} ({new_clock / clock:.2f})"
