@@ -56,6 +56,8 @@ class CVLSConfig(PreTrainedConfig):
         num_frames: frames of a clip, in training and in each window of inference.
         bce_weight, dice_weight, presence_weight, contrast_weight: weights of the parts of the loss.
             `contrast_weight=0` switches the contrastive objective off, its similarity included.
+        empty_masks: whether the masks of sentences without a referent are trained to be empty (true), or have no loss,
+            so that presence alone learns what is not there (false).
         alignment_weight: weight of the same contrast between a sentence and the objects of its clip before they meet;
             off where `contrast_weight` is 0. The channel filter acts here, so 0 switches that off too.
         contrast_size: channels D of pixel and sentence embeddings in the contrast.
@@ -83,6 +85,7 @@ class CVLSConfig(PreTrainedConfig):
     bce_weight: float | int = 4.0
     dice_weight: float | int = 1.0
     presence_weight: float | int = 0.5
+    empty_masks: bool = True
     contrast_weight: float | int = 0.3
     alignment_weight: float | int = 0.3
     contrast_size: int = 64

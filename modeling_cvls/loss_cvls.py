@@ -126,7 +126,8 @@ class CVLSCriterion(nn.Module):
         size = truth.shape[-2:]
         pixel_mask = targets.pixel_mask(size, 4 * mask_logits.shape[-2] // size[0])
         full_logits = F.interpolate(mask_logits.float().flatten(0, 1), size=size, mode="bilinear").view(truth.shape)
-        bce, dice = mask_losses(full_logits, truth, pair_mask, pixel_mask)
+        present = targets.referents.any(dim=-1)[..., None] | self.config.empty_masks
+        bce, dice = mask_losses(full_logits, truth, pair_mask & present, pixel_mask)
         return {"bce": bce, "dice": dice}
 
     def of_contrast(

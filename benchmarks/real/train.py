@@ -27,8 +27,8 @@ from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor
 from modeling_cvls.composites import Catalog, SourceFolders, read_catalog
 from modeling_cvls.composites.catalog import PEOPLE
 
-#: The sizes of a small segmenter on these parts.
-SIZES = {
+#: A small segmenter on these parts.
+FIELDS = {
     "hidden_size": 128,
     "pixel_size": 64,
     "token_stride": 16,
@@ -36,6 +36,8 @@ SIZES = {
     "num_fusion_layers": 2,
     "num_attention_heads": 4,
     "num_frames": 4,
+    # masks that learn to be empty where a sentence does not quite fit fill a part of the object only
+    "empty_masks": False,
 }
 EMA_DECAY = 0.998
 SAVE_MINUTES = 5
@@ -54,7 +56,7 @@ class Recipe:
         sizes: heights and widths of the frames, in pixels, of which each step has one; tests have the last.
         composite_pictures, composite_clips: the shares of composites among them.
         dropout: of the channels of words, and of whole channels of the backbone's maps.
-        config: fields of CVLSConfig besides `SIZES`, such as {"contrast_weight": 0}.
+        config: fields of CVLSConfig besides `FIELDS`, such as {"contrast_weight": 0}.
     """
 
     seed: int = 0
@@ -164,19 +166,6 @@ def collate(views: list[View], processor: CVLSProcessor, rng: np.random.Generato
     }
 
 
-def bce_where_present(mask_logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """BCE of the masks of sentences that have a referent.
-
-    What is not there is the affair of presence: masks that learn to be empty where a sentence does not quite fit fill
-    a part of the object only.
-    """
-    referents = batch["referents"].float()
-    truth = torch.einsum("bkm,btmhw->bkthw", referents, batch["instance_masks"].float()).clamp(max=1)
-    losses = F.binary_cross_entropy_with_logits(mask_logits, truth, reduction="none").mean(dim=(2, 3, 4))
-    present = referents.sum(dim=2) > 0
-    return (losses * present).sum() / present.sum().clamp(min=1)
-
-
 class Training:
     """A training that goes on where it was stopped.
 
@@ -190,7 +179,7 @@ class Training:
     def __init__(self, recipe: Recipe, parts: Path, data: Path, output: Path, init: Path | None = None):
         torch.manual_seed(recipe.seed)
         self.recipe, self.output = recipe, output
-        fields = {**SIZES, **recipe.config}
+        fields = {**FIELDS, **recipe.config}
         self.model = (
             CVLSModel.from_pretrained(init)
             if init
@@ -255,8 +244,7 @@ class Training:
         rng = np.random.default_rng((recipe.seed, self.step, 1))
         batch = collate(self.clips.draw(self.step), self.processor, rng)
         out = self.model(**batch)
-        bce = bce_where_present(out.mask_logits, batch)
-        (out.loss + self.model.config.bce_weight * (bce - out.losses["bce"])).backward()
+        out.loss.backward()
         nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -264,7 +252,7 @@ class Training:
         with torch.no_grad():
             for name, value in self.trained.items():
                 self.averaged[name].lerp_(value, 1 - keep)
-        return {name: value.item() for name, value in (out.losses | {"bce": bce}).items()}
+        return {name: value.item() for name, value in out.losses.items()}
 
     def run(self) -> None:
         """Trains to the end; a line of losses every 20 steps goes to train.jsonl."""

@@ -6,8 +6,11 @@ import math
 import pytest
 import torch
 
+from factories import tiny_config
 from modeling_cvls.contrastive_cvls import channel_filter
 from modeling_cvls.loss_cvls import (
+    CVLSCriterion,
+    CVLSTargets,
     compare,
     contrastive_loss,
     hard_positions,
@@ -209,6 +212,26 @@ def test_mask_losses_equal_the_formulas():
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
         gradients = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (found, wanted)]
         torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("empty_masks", [True, False])
+def test_masks_without_a_referent_are_trained_where_asked_for(empty_masks):
+    logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]])[None, :, None, None].requires_grad_()  # two sentences, two pixels
+    targets = CVLSTargets(
+        referents=torch.tensor([[[True], [False]]]),
+        instance_masks=torch.tensor([True, False])[None, None, None, None],
+        annotated_frames=torch.ones(1, 1, dtype=torch.bool),
+        annotated_instances=torch.ones(1, 1, 1, dtype=torch.bool),
+        sentence_mask=torch.ones(1, 2, dtype=torch.bool),
+    )
+    losses = CVLSCriterion(tiny_config(empty_masks=empty_masks))(targets, logits, torch.zeros(1, 2)).parts
+    losses["bce"].backward()
+    present = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2
+    absent = (math.log(1 + math.exp(0.5)) + math.log(1 + math.exp(3))) / 2
+    assert losses["bce"].item() == pytest.approx((present + absent) / 2 if empty_masks else present, rel=1e-6)
+    assert bool(logits.grad[0, 1].any()) is empty_masks
+    # presence learns both, log 2 each at a logit of 0
+    assert losses["presence"].item() == pytest.approx(math.log(2), rel=1e-6)
 
 
 def test_presence_loss_leaves_padding_out():
