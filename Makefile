@@ -30,7 +30,9 @@ $(VENV)/.ready-dev: $(VENV)/.ready constraints-dev.txt
 	@$(INSTALL) --no-deps --requirement constraints-dev.txt
 	@touch $@
 
-# the times are those of two cores, quiet
+# Two processes share the videos of a step: small networks leave threads idle. The times are those of two cores, quiet.
+TWO := ACCELERATE_USE_CPU=true OMP_NUM_THREADS=$$((($$(nproc) + 1) / 2)) $(BIN)/torchrun --nproc-per-node 2 -m modeling_cvls
+
 demo: $(VENV)/.ready
 	rm -rf $(DEMO)
 	@echo "==> 1/6 writing synthetic video sentences in the layout of A2D Sentences: about a minute"
@@ -38,10 +40,10 @@ demo: $(VENV)/.ready
 	@echo "==> 2/6 converting them to a data set that load_dataset loads: about a minute"
 	$(BIN)/cvls convert a2d_sentences --source $(DEMO)/raw --output $(DEMO)/dataset
 	@echo "==> 3/6 training a small segmenter on them: three to eight minutes"
-	$(BIN)/cvls train configs/demo.yaml
+	$(TWO) train configs/demo.yaml --training.per_device_train_batch_size 4
 	@echo "==> 4/6 evaluating it on the test split, which it never saw, in two processes: about a minute"
-	ACCELERATE_USE_CPU=true OMP_NUM_THREADS=$$((($$(nproc) + 1) / 2)) $(BIN)/torchrun --nproc-per-node 2 -m modeling_cvls eval \
-		--model $(DEMO)/checkpoint --dataset $(DEMO)/dataset --split test --output $(DEMO)/metrics.json
+	$(TWO) eval --model $(DEMO)/checkpoint --dataset $(DEMO)/dataset --split test \
+		--output $(DEMO)/metrics.json
 	@echo "==> 5/6 segmenting test clips through the pipeline; pictures and model card: less than a minute"
 	$(BIN)/cvls report --model $(DEMO)/checkpoint --dataset $(DEMO)/dataset --split test \
 		--metrics $(DEMO)/metrics.json --output $(DEMO) --dataset-name "CVLS synthetic video sentences" --synthetic
