@@ -19,6 +19,9 @@ TABLE = {
     "mevis": (5e-5, 5e-6, None, 0, False, True, 100_000, [40_000, 85_000], 0.1, 8, 8, "nearby", SHORT, 448, 768),
 }
 
+#: weight decay and gradient norm of the same files
+REGULARIZATION = {"a2d": (1e-4, 0.1), "mevis": (0.05, 0.01)}
+
 
 def test_every_recipe_is_in_the_table():
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(TABLE)
@@ -35,6 +38,7 @@ def test_recipes_have_the_published_numbers(name):
         length, training.lr_milestones, training.lr_milestone_factor, training.per_device_train_batch_size,
         model.config["num_frames"], data.sampling, data.train_shortest_edges, data.shortest_edge, data.longest_edge,
     ) == TABLE[name]  # fmt: skip
+    assert (training.weight_decay, training.max_grad_norm) == REGULARIZATION.get(name, (5e-4, 0.1))
     assert bool(model.checkpoint) != bool(model.vision and model.text)
     comment = path.read_text().split("model:")[0]
     assert "20" in comment and "GPU" in comment, "from whom it is, and what it takes"
