@@ -16,13 +16,7 @@ def decode_mask(counts: str, height: int, width: int) -> np.ndarray:
         ValueError: `counts` is not such a code, or not one of height x width pixels.
     """
     # pycocotools leaves memory uninitialized where the runs end too early, so the size is checked here.
-    try:
-        runs = run_lengths(counts)
-    except UnicodeEncodeError as error:
-        raise ValueError("the mask is not the counts of a COCO compressed RLE") from error
-    if min(runs, default=0) < 0:
-        raise ValueError("the mask is not the counts of a COCO compressed RLE: it has a run of negative length")
-    pixels = sum(runs)
+    pixels = count_pixels(counts)
     if pixels != height * width:
         raise ValueError(
             f"the mask has {pixels} pixels, but the height x width of its frame is {height} x {width} = "
@@ -31,26 +25,41 @@ def decode_mask(counts: str, height: int, width: int) -> np.ndarray:
     return _pycocotools().decode({"size": [height, width], "counts": counts}).astype(bool)
 
 
-def run_lengths(counts: str) -> list[int]:
-    """The lengths in pixels of the runs of a COCO compressed RLE, the first one outside the mask.
+def count_pixels(counts: str) -> int:
+    """The number of pixels, inside and outside, of the mask of a COCO compressed RLE.
+
+    Raises:
+        ValueError: `counts` is not such a code.
+    """
+    runs = run_lengths(counts)
+    if (runs < 0).any():
+        raise ValueError("the mask is not the counts of a COCO compressed RLE: it has a run of negative length")
+    return int(runs.sum())
+
+
+def run_lengths(counts: str) -> np.ndarray:
+    """The lengths in pixels of the runs of a COCO compressed RLE, int64 (N,), the first one outside the mask.
 
     A run is stored as characters of five bits with a continuation bit, least significant first, in two's complement;
     from the fourth run on, it is the difference to the run before the previous one.
 
     Raises:
-        UnicodeEncodeError: `counts` has a character outside ASCII.
+        ValueError: `counts` is not such a code.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts.encode("ascii"):
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
-            value = shift = 0
+    code = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    if not code.size:
+        return code
+    ends = np.flatnonzero(code & 32 == 0)
+    lengths = np.diff(ends, prepend=-1)
+    # Pixels are numbers of at most 32 bits, which seven characters hold.
+    if code.min() < 0 or code.max() > 63 or code[-1] & 32 or lengths.max() > 7:
+        raise ValueError("the mask is not the counts of a COCO compressed RLE")
+    starts = ends - lengths + 1
+    shifts = 5 * (np.arange(code.size) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((code & 31) << shifts, starts)
+    runs -= np.where(code[ends] & 16, 1 << 5 * lengths, 0)
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
     return runs
 
 
@@ -63,4 +72,4 @@ def _pycocotools():
     return mask
 
 
-__all__ = ["decode_mask", "encode_masks", "run_lengths"]
+__all__ = ["count_pixels", "decode_mask", "encode_masks", "run_lengths"]

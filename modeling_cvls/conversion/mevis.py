@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..rle_cvls import run_lengths
+from ..rle_cvls import count_pixels
 from .arguments import Conversion
 from .card import Description
 from .json_values import find_values
@@ -100,7 +100,10 @@ def _wrong_masks(rles: object, num_frames: int, height: int, width: int) -> str 
         if not isinstance(counts, str) or not counts.isascii() or "size" not in rle:
             return f"the mask of frame {number} is not a compressed COCO RLE, {{'size': [h, w], 'counts': text}}"
         # A run that is missing would leave the mask's pixels to chance when it is decoded.
-        pixels = sum(run_lengths(counts))
+        try:
+            pixels = count_pixels(counts)
+        except ValueError as error:
+            return f"the mask of frame {number}: {error}"
         if rle["size"] != [height, width] or pixels != height * width:
             return (
                 f"the mask of frame {number} has the size {rle['size']} and {pixels} pixels, expected those of the "

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,12 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from ..frame_reader_cvls import FrameReader
-from ..rle_cvls import run_lengths
-from .reading import check_image, read_referents, video_of
+from ..rle_cvls import count_pixels
+from .reading import inspect_image, read_referents, video_of
 from .schema import check_dataset
 
 # Changes with what is checked: data sets that were checked by another version are checked again.
-VERSION = 1
+VERSION = 2
 MOST_SHOWN = 20
 FAULTS = datasets.Features({"video": datasets.Value("string"), "faults": datasets.List(datasets.Value("string"))})
 
@@ -62,7 +63,7 @@ def row_faults(
 
 
 def _frame_count_and_size(row: Mapping[str, Any], allow_urls: bool) -> tuple[int, int, int] | None:
-    """Frames, height and width of the row's video; every image is decoded, an encoded video is indexed."""
+    """Frames, height and width of the row's video; every image is inspected, an encoded video is indexed."""
     video = video_of(row, allow_urls)
     if any(isinstance(part, str) and "://" in part for part in (video if isinstance(video, list) else [video])):
         return None
@@ -72,7 +73,7 @@ def _frame_count_and_size(row: Mapping[str, Any], allow_urls: bool) -> tuple[int
     sizes = set()
     for number, frame in enumerate(video):
         try:
-            sizes.add(check_image(frame))
+            sizes.add(inspect_image(frame))
         except Exception as error:  # Pillow raises what it runs into: OSError, SyntaxError, struct.error ...
             raise ValueError(f"frame {number} cannot be decoded: {str(error)[:100]}") from error
     if len(sizes) != 1:
@@ -93,13 +94,12 @@ def _mask_faults(row: Mapping[str, Any]) -> Iterator[str]:
             if counts is None:
                 continue
             try:
-                runs = run_lengths(counts)
-            except ValueError:
-                runs = [-1]
-            if min(runs, default=0) < 0:
-                yield f"frame {frame}, instance {name!r}: the mask is not the counts of a COCO compressed RLE"
-            elif sum(runs) != pixels:
-                yield f"frame {frame}, instance {name!r}: the mask has {sum(runs)} pixels, the frame {pixels}"
+                found = count_pixels(counts)
+            except ValueError as error:
+                yield f"frame {frame}, instance {name!r}: {error}"
+                continue
+            if found != pixels:
+                yield f"frame {frame}, instance {name!r}: the mask has {found} pixels, the frame {pixels}"
 
 
 def _sentence_faults(row: Mapping[str, Any], tokenizer: Callable | None) -> Iterator[str]:
@@ -166,6 +166,8 @@ def find_faults(
         desc=f"checking {name}",
     )
     faults = [(row["video"], fault) for row in found for fault in row["faults"]]
+    rows_of = Counter(dataset["video_id"])
+    faults += [(name, f"{number} rows have this video_id") for name, number in rows_of.items() if number > 1]
     if not faults:
         noted.parent.mkdir(parents=True, exist_ok=True)
         noted.write_text(json.dumps({"data set": name, "videos": len(dataset)}), encoding="utf-8")

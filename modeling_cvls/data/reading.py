@@ -2,16 +2,20 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..frame_reader_cvls import FrameReader
+from ..images_cvls import decode_image
 from ..rle_cvls import decode_mask
 
 # The EXIF tag of an image, and the values of it that exchange height and width.
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
+# One of these is in a PNG that states an orientation.
+PNG_ORIENTATIONS = (b"eXIf", b"exif", b"xmp")
 
 
 def video_of(row: Mapping[str, Any], allow_urls: bool = False) -> bytes | str | list[bytes | str]:
@@ -50,12 +54,41 @@ def check_image(image: bytes | str) -> tuple[int, int]:
         what Pillow runs into: OSError, SyntaxError, struct.error, DecompressionBombError and others.
     """
     with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        width, height = opened.size
-        turned = opened.getexif().get(ORIENTATION) in TURNED
+        size = _shown_size(opened)
         # Reads to the end of the file, but a JPEG at an eighth of its size: only whether it decodes is asked.
         opened.draft("RGB", (1, 1))
         opened.load()
-    return (width, height) if turned else (height, width)
+    return size
+
+
+def inspect_image(image: bytes | str) -> tuple[int, int]:
+    """As `check_image`, some 50 times as fast: without decoding what shows to be whole in another way.
+
+    A PNG is whole where all its checksums are right, a JPEG where its header can be read and its last two bytes are the
+    marker that ends an image; damage between the two hardly ever keeps a JPEG from being decoded. Images of other
+    formats, and those whose pixels have a type of which some cannot be read, are decoded.
+
+    Raises:
+        as `check_image`; ValueError: pixels of a type that cannot be read.
+    """
+    content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    with Image.open(io.BytesIO(content)) as opened:
+        if opened.mode in ("F", "I", "LAB"):
+            decoded = decode_image(content)
+            return decoded.height, decoded.width
+        if opened.format == "JPEG" and content.endswith(b"\xff\xd9"):
+            return _shown_size(opened)
+        # Pillow decodes a PNG to find its orientation, which may stand at its end.
+        if opened.format == "PNG" and not any(name in content for name in PNG_ORIENTATIONS):
+            opened.verify()
+            return opened.height, opened.width
+    return check_image(content)
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an opened image, turned by its EXIF orientation."""
+    turned = image.getexif().get(ORIENTATION) in TURNED
+    return image.size if turned else image.size[::-1]
 
 
 def read_frames(row: Mapping[str, Any], indices: Sequence[int], allow_urls: bool = False) -> np.ndarray:

@@ -15,13 +15,20 @@ from modeling_cvls.cli import check as check_command
 from modeling_cvls.cli import show as show_command
 from modeling_cvls.data import FEATURES, ClipSampler, check_rows, find_faults, video_of
 from modeling_cvls.data.checking import row_faults
+from modeling_cvls.data.reading import check_image, inspect_image
 from modeling_cvls.data.review import review_page
+from modeling_cvls.images_cvls import decode_image
+
+
+def encoded(format, height=32, width=48, **options):
+    buffer = io.BytesIO()
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(picture if format == "jpeg" else 0 * picture).save(buffer, format, **options)
+    return buffer.getvalue()
 
 
 def png(height=32, width=48):
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(buffer, "png")
-    return buffer.getvalue()
+    return encoded("png", height, width)
 
 
 def counts(height=32, width=48):
@@ -94,6 +101,47 @@ def test_every_fault_is_found(case):
     assert not list(row_faults(make_row(), for_training=True, tokenizer=tiny_tokenizer()))
 
 
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "bmp", "tiff"])
+def test_images_are_inspected_as_well_as_by_decoding_them(format, tmp_path):
+    whole = encoded(format)
+    assert inspect_image(whole) == check_image(whole) == (32, 48)
+    (tmp_path / "image").write_bytes(whole)
+    assert inspect_image(str(tmp_path / "image")) == (32, 48)
+    for number in (10, 30, len(whole) // 3, len(whole) - 30):  # cut off anywhere, and with other bytes inside
+        cases = [whole[:number]]
+        if format == "png":
+            cases.append(whole[:number] + bytes([255 - whole[number]]) + whole[number + 1 :])
+        for content in cases:
+            with pytest.raises(Exception):  # noqa: B017 (Pillow raises what it runs into)
+                inspect_image(content)
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_an_inspected_image_has_the_size_that_is_shown(format):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(format, exif=exif)
+    assert inspect_image(turned) == check_image(turned) == decode_image(turned).size[::-1] == (48, 32)
+
+
+def test_pixels_that_cannot_be_read_are_found_by_inspecting():
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((8, 9), np.float32)).save(buffer, "tiff")
+    with pytest.raises(ValueError, match="its pixels are floating-point numbers"):
+        inspect_image(buffer.getvalue())
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 9), 70_000, np.int32)).save(buffer, "tiff")
+    with pytest.raises(ValueError, match="32-bit integers from 70000"):
+        inspect_image(buffer.getvalue())
+
+
+def test_an_image_with_something_behind_its_end_is_decoded():
+    whole = encoded("jpeg")
+    assert inspect_image(whole + b"more") == (32, 48)
+    with pytest.raises(OSError, match="truncated"):
+        inspect_image(whole[: len(whole) // 2] + b"more")
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -124,6 +172,11 @@ def test_all_faults_are_listed_and_what_is_right_is_not_checked_again(tmp_path, 
     assert "checked before" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="--split test: .* has the splits train"):
         check_command.main([folder, "--split", "test"])
+
+
+def test_rows_of_the_same_name_are_a_fault(cache):
+    dataset = Dataset.from_list([make_row("a"), make_row("b"), make_row("a")], features=FEATURES)
+    assert find_faults(dataset, "toy") == [("a", "2 rows have this video_id")]
 
 
 def test_a_training_names_the_first_fault_and_prints_them(cache, capsys):

@@ -24,7 +24,7 @@ def test_masks_come_back_and_codes_are_those_of_pycocotools(shape):
     ).astype(bool)
     for mask, counts in zip(masks, encode_masks(masks), strict=True):
         assert counts == coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode()
-        assert run_lengths(counts) == counted_runs(mask)
+        assert run_lengths(counts).tolist() == counted_runs(mask)
         decoded = decode_mask(counts, *shape)
         assert decoded.dtype == bool
         np.testing.assert_array_equal(decoded, mask)
@@ -38,6 +38,9 @@ def test_masks_come_back_and_codes_are_those_of_pycocotools(shape):
         ("", r"0 pixels"),
         ("ä", "not the counts of a COCO compressed RLE"),
         ("O=", "a run of negative length"),  # -1 and 13
+        ("06P", "not the counts of a COCO compressed RLE"),  # ends within a number
+        ("0/<", "not the counts of a COCO compressed RLE"),  # a character before the code's first
+        ("0PPPPPPPP06", "not the counts of a COCO compressed RLE"),  # a number that no mask has
     ],
 )
 def test_what_is_no_mask_of_that_size_is_refused(counts, message):
