@@ -1,6 +1,7 @@
 """Segments what sentences refer to in videos and writes them with the masks and a legend drawn in.
 
 cvls segment VIDEO "the dog on the left" "the cat" --model CHECKPOINT --output out.mp4
+cvls segment VIDEO "the dog" --model CHECKPOINT --output masks.json --format coco
 cvls segment FOLDER "the dog" --model CHECKPOINT --output FOLDER_OF_RESULTS
 
 VIDEO is a file, a URL or a folder of frames. FOLDER holds videos, or one folder of frames per video. The videos are
@@ -13,11 +14,12 @@ from argparse import Namespace, RawDescriptionHelpFormatter
 from dataclasses import fields
 from pathlib import Path
 
+from accelerate import PartialState
 from jsonargparse import ArgumentParser
 from transformers import pipeline
 
 from ..launch import check_checkpoint, process_state
-from ..results import FORMATS, segment
+from ..results import FORMATS
 from ..segmentation import Settings, check_settings, left_out_of, segment_folder, segment_video, videos_in
 from ..segmentation.files import FOLDER_FPS
 
@@ -33,19 +35,14 @@ def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None
     settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
     folder = Path(args.video)
     videos = videos_in(folder) if folder.is_dir() else []
-    if not videos and args.format == "overlay" and args.output.suffix.lower() != ".mp4":
-        raise ValueError(f"--output {args.output}: an mp4 is written, so the name must end in .mp4")
-    if videos and args.output.is_file():
-        raise ValueError(f"--output {args.output} is a file; a folder of videos takes a folder")
-    if args.output.exists() and folder.exists() and args.output.samefile(folder):
-        raise ValueError(f"--output {args.output} is the video itself: give another name")
+    _check_output(args, settings, folder, is_folder=bool(videos))
     check_checkpoint(args.model, "--model")
-    if args.format != "overlay":
-        _write_formats(videos or [args.video], bool(videos), args)
-        return
+    state = process_state()
     if videos:
-        _segment_folder(videos, args, settings, prog)
+        _segment_folder(videos, args, settings, state, prog)
         return
+    if state.num_processes > 1:
+        raise ValueError("several processes share out a folder of videos; start one process for a single video")
     segmenter = pipeline("video-language-segmentation", model=args.model, device=args.device)
     summary = segment_video(segmenter, args.video, args.output, settings, args.batch_size, progress=True)
     for score, share, sentence in zip(summary.scores, summary.shares, settings.sentences, strict=True):
@@ -55,25 +52,20 @@ def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None
     print(f"{summary.frames} frames written to {args.output}")
 
 
-def _write_formats(videos: list[str | Path], is_folder: bool, args: Namespace) -> None:
-    """Writes the results of one video, or of each video of a folder, in a format of `VideoResult.save`."""
-    segmenter = pipeline("video-language-segmentation", model=args.model, device=args.device)
-    suffix = {"coco": ".json", "youtube_vis": ".json", "cvat": ".xml"}.get(args.format, "")
-    names = ("start", "end", "fps", "window", "overlap", "threshold", "presence_threshold", "batch_size")
-    options = {name: getattr(args, name) for name in names}
-    for video in videos:
-        path = Path(video)
-        output = args.output / f"{path.name if path.is_dir() else path.stem}{suffix}" if is_folder else args.output
-        if is_folder and output.exists():
-            print(f"{output} is there already")
-            continue
-        fps = args.video_fps or (FOLDER_FPS if path.is_dir() else None)
-        segment(segmenter, video, args.sentences, fps, **options).save(output, args.format)
-        print(f"{output} is written")
+def _check_output(args: Namespace, settings: Settings, video: Path, is_folder: bool) -> None:
+    """Raises a `ValueError` where --output cannot be what is to be written."""
+    suffix = settings.suffix
+    if not is_folder and suffix and args.output.suffix.lower() != suffix:
+        what = "an mp4 is written" if suffix == ".mp4" else f"--format {settings.format} writes a file"
+        raise ValueError(f"--output {args.output}: {what}, so the name must end in {suffix}")
+    if args.output.is_file() and (is_folder or not suffix):
+        what = "a folder of videos takes a folder" if is_folder else f"--format {settings.format} writes a folder"
+        raise ValueError(f"--output {args.output} is a file; {what}")
+    if args.output.exists() and video.exists() and args.output.samefile(video):
+        raise ValueError(f"--output {args.output} is the video itself: give another name")
 
 
-def _segment_folder(videos: list[Path], args: Namespace, settings: Settings, prog: str) -> None:
-    state = process_state()
+def _segment_folder(videos: list[Path], args: Namespace, settings: Settings, state: PartialState, prog: str) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     with state.main_process_first():
         check_settings(args.output, settings)
@@ -98,7 +90,7 @@ def make_parser(prog: str) -> ArgumentParser:
     parser.add_argument("sentences", nargs="+", metavar="sentence", help="what to segment; each sentence in quotes")
     parser.add_argument("--model", required=True, help="folder (or Hub name) of a trained model")
     parser.add_argument(
-        "--output", required=True, type=Path, help="the mp4 file to write; for a folder of videos, a folder"
+        "--output", required=True, type=Path, help="the file or folder to write; for a folder of videos, a folder"
     )
     parser.add_argument(
         "--cutouts", action="store_true", help="also write OUTPUT_cutouts/SENTENCE/FRAME.png, transparent elsewhere"

@@ -1,5 +1,6 @@
 """What was found in a video, and the formats that other tools read it in."""
 
-from .video import FORMATS, VideoResult, segment
+from .files import partial_path
+from .video import FORMATS, SUFFIXES, VideoResult, segment
 
-__all__ = ["FORMATS", "VideoResult", "segment"]
+__all__ = ["FORMATS", "SUFFIXES", "VideoResult", "partial_path", "segment"]

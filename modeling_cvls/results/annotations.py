@@ -31,7 +31,7 @@ def to_coco(result: VideoResult) -> dict[str, Any]:
         images.append(
             {
                 "id": frame + 1,
-                "file_name": f"{result.name}/{name}.jpg",
+                "file_name": f"{result.name}/{name}{result.frame_suffix}",
                 "height": result.height,
                 "width": result.width,
                 "frame_index": index,
@@ -78,7 +78,7 @@ def to_youtube_vis(result: VideoResult) -> dict[str, Any]:
         )
     video = {
         "id": 1,
-        "file_names": [f"{result.name}/{name}.jpg" for name in result.frame_names],
+        "file_names": [f"{result.name}/{name}{result.frame_suffix}" for name in result.frame_names],
         "height": result.height,
         "width": result.width,
         "length": len(frames),
@@ -89,7 +89,7 @@ def to_youtube_vis(result: VideoResult) -> dict[str, Any]:
 def to_supervision(result: VideoResult) -> list:
     """See `VideoResult.to_supervision`."""
     try:
-        import supervision  # ty: ignore[import-not-found]
+        import supervision
     except ImportError as error:
         raise ImportError("supervision is not installed: pip install supervision") from error
     detections = []
@@ -116,18 +116,25 @@ def to_cvat(result: VideoResult) -> str:
     """See `VideoResult.to_cvat`."""
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
-    for sentence, text in enumerate(result.sentences):
-        track = ElementTree.SubElement(root, "track", id=str(sentence), label=text, source="auto")
-        shown = None
-        for frame in range(len(result.frame_indices)):
-            mask = result.masks(frame)[sentence]
-            if mask.any():
-                shown = _mask_attributes(mask)
-            elif shown is None or shown["outside"] == "1":
-                continue
-            else:  # the object leaves: the last mask once more, as being outside
-                shown = {**shown, "outside": "1"}
-            ElementTree.SubElement(track, "mask", frame=str(frame), keyframe="1", occluded="0", z_order="0", **shown)
+    task = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task")
+    ElementTree.SubElement(task, "name").text = result.name
+    labels = ElementTree.SubElement(task, "labels")
+    for text in dict.fromkeys(result.sentences):
+        ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = text
+    size = ElementTree.SubElement(task, "original_size")
+    ElementTree.SubElement(size, "width").text = str(result.width)
+    ElementTree.SubElement(size, "height").text = str(result.height)
+    count = 0
+    for position, frame in enumerate(result.frame_indices):
+        masks = result.masks(position)
+        for sentence in np.flatnonzero(masks.any(axis=(1, 2))):
+            label = result.sentences[sentence]
+            track = ElementTree.SubElement(root, "track", id=str(count), label=label, source="auto")
+            count += 1
+            shown = {"occluded": "0", "keyframe": "1", "z_order": "0", **_mask_attributes(masks[sentence])}
+            ElementTree.SubElement(track, "mask", frame=str(frame), outside="0", **shown)
+            if frame + 1 < len(result.reader):  # where the track ends, as CVAT writes it
+                ElementTree.SubElement(track, "mask", frame=str(frame + 1), outside="1", **shown)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -140,4 +147,4 @@ def _mask_attributes(mask: np.ndarray) -> dict[str, str]:
     ends = [*np.flatnonzero(flat[1:] != flat[:-1]).tolist(), box.size]
     numbers = {"left": columns[0], "top": rows[0], "width": box.shape[1], "height": box.shape[0]}
     runs = ", ".join(map(str, np.diff([0, *ends]).tolist()))
-    return {"outside": "0", "rle": runs, **{name: str(number) for name, number in numbers.items()}}
+    return {"rle": runs, **{name: str(number) for name, number in numbers.items()}}

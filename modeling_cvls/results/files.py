@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,21 @@ if TYPE_CHECKING:
     from .video import VideoResult
 
 DEFAULT_FPS = 24  # of a video whose frames per second are not known
+LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
+
+
+def partial_path(path: Path) -> Path:
+    """The name, hidden and beside `path`, under which it is written until it is complete."""
+    name = f".{path.stem}.partial{path.suffix}"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.stem)).hexdigest()}.partial{path.suffix}"
+    return path.with_name(name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -28,16 +45,15 @@ def _complete(path: Path) -> Iterator[Path]:
     if path.is_dir() and any(path.iterdir()):
         raise FileExistsError(f"{path} exists and is not empty; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    partial = partial_path(path)
+    _remove(partial)  # of a run that was killed
     try:
         yield partial
         if path.is_dir():
             path.rmdir()
         partial.replace(path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -62,27 +78,32 @@ def write_cvat(result: VideoResult, path: Path) -> None:
 
 
 def write_overlay(result: VideoResult, path: Path) -> None:
-    """An mp4 file: the video with the masks and a legend drawn in."""
-    frames = result.reader.frames(sorted(result.frame_indices))
+    """An mp4 file: the video with the masks and a legend drawn in, in the order of time."""
+    positions = {index: position for position, index in enumerate(result.frame_indices)}
+    frames = result.reader.frames(sorted(positions))
     with _complete(path) as partial, VideoWriter(partial, result.fps or DEFAULT_FPS) as writer:
-        for position, frame in enumerate(frames):
-            masks = result.masks(position)[:, None]
+        for index, frame in zip(sorted(positions), frames, strict=True):
+            masks = result.masks(positions[index])[:, None]
             writer.write(overlay(frame[None], masks, result.sentences, result.scores)[0])
 
 
 def write_palette(result: VideoResult, path: Path) -> None:
     """A folder with Annotations/<video>/<frame>.png, palette images whose index is the number of the sentence, from 1
-    on, and sentences.csv, as `cvls convert frames` reads them."""
+    on, and sentences.csv, as `cvls convert frames` reads them: a sentence of which no pixel is left has no object."""
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[1:] = np.resize(np.array(COLORS), (255, 3))
     with _complete(path) as partial:
         folder = partial / "Annotations" / result.name
         folder.mkdir(parents=True)
+        shown: set[int] = set()
         for position, name in enumerate(result.frame_names):
-            image = Image.fromarray(result.labels(position)).convert("P")
+            labels = result.labels(position)
+            shown.update(np.unique(labels).tolist())
+            image = Image.fromarray(labels).convert("P")
             image.putpalette(palette.reshape(-1).tolist())
             image.save(folder / f"{name}.png")
-        rows = [(result.name, number, text) for number, text in enumerate(result.sentences, start=1)]
+        numbered = enumerate(result.sentences, start=1)
+        rows = [(result.name, number if number in shown else "", text) for number, text in numbered]
         with open(partial / "sentences.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([("video", "object", "sentence"), *rows])
 

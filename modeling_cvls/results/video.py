@@ -1,9 +1,10 @@
 """The masks of all sentences in a video: kept as run lengths, drawn, saved, and handed to other tools."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from ..names import check_name
 from ..pipeline_cvls import CVLSPipeline, Video
 from ..rle_cvls import decode_mask
 from . import annotations, files
+
+MOST_LABELS = 254
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,13 @@ class VideoResult:
         sentences: K sentences.
         scores: K numbers: the largest presence probability of each sentence.
         frame_indices: T numbers of frames, 0-based.
-        frame_names: T names of the frames, without a suffix.
+        frame_names: T names of the frames, without their suffix.
         frame_scores: K lists of T numbers, 0 for an empty mask.
         counts: K lists of T counts of COCO compressed RLEs.
         height, width: size of the frames in pixels.
         fps: frames per second of the frames here; None where it is not known.
         reader: the video, to draw on its frames.
+        frame_suffix: what the names of the frames' files end in.
     """
 
     name: str
@@ -43,6 +47,7 @@ class VideoResult:
     width: int
     fps: float | None
     reader: FrameReader = field(repr=False)
+    frame_suffix: str = ".jpg"
 
     def masks(self, frame: int) -> np.ndarray:
         """bool (K, height, width): the masks of all sentences at position `frame`, 0 to T - 1."""
@@ -50,7 +55,13 @@ class VideoResult:
 
     def labels(self, frame: int) -> np.ndarray:
         """uint8 (height, width): 0, or the number of a sentence, from 1 on. Where masks overlap, the one with the
-        largest score in the frame keeps the pixel."""
+        largest score in the frame keeps the pixel.
+
+        Raises:
+            ValueError: more sentences than there are numbers below 255, which stands for no object.
+        """
+        if len(self.counts) > MOST_LABELS:
+            raise ValueError(f"a picture of labels holds at most {MOST_LABELS} sentences, not {len(self.counts)}")
         picture = np.zeros((self.height, self.width), dtype=np.uint8)
         masks = self.masks(frame)
         for number in sorted(range(len(masks)), key=lambda number: self.frame_scores[number][frame]):
@@ -74,7 +85,8 @@ class VideoResult:
         return annotations.to_supervision(self)
 
     def to_cvat(self) -> str:
-        """XML in the format "CVAT for video 1.1": one track of masks per sentence."""
+        """XML in the format "CVAT for video 1.1": one track per mask, as CVAT reads a single mask of a track, with the
+        sentence as its label."""
         return annotations.to_cvat(self)
 
     def save(self, path: str | Path, format: str | None = None) -> None:
@@ -107,6 +119,8 @@ FORMATS: dict[str, Callable[[VideoResult, Path], None]] = {
     "competition": files.write_competition,
     "mots": files.write_mots,
 }
+#: What the names of files of these formats end in; the other formats are folders.
+SUFFIXES = {"overlay": ".mp4", "coco": ".json", "youtube_vis": ".json", "cvat": ".xml"}
 
 
 def segment(
@@ -115,6 +129,7 @@ def segment(
     sentences: str | Sequence[str],
     video_fps: float | None = None,
     name: str | None = None,
+    on_damage: Literal["error", "keep"] = "keep",
     **options: Any,
 ) -> VideoResult:
     """Segments a video, as the pipeline does, into a result that can be saved and converted.
@@ -123,32 +138,36 @@ def segment(
         segmenter: the pipeline of a model.
         video, sentences, video_fps: as the pipeline takes them; one video.
         name: what files call the video; default: the name of its file or folder, or "video".
+        on_damage: as for `FrameReader`; with "keep", frames that cannot be decoded are not in the result.
         options: of the pipeline, such as `start`, `end`, `fps`, `threshold`.
 
     Raises:
         OSError, TypeError, ValueError: as the pipeline.
     """
     sentences = [sentences] if isinstance(sentences, str) else list(sentences)
-    reader = video if isinstance(video, FrameReader) else FrameReader(video, video_fps, "keep")
+    is_path = isinstance(video, Path) or (isinstance(video, str) and "://" not in video)
+    path = Path(os.path.abspath(video)) if is_path else Path("video")
+    default = path.stem if path.is_file() else path.name
+    name = check_name(name or default, "the video's name")
+    reader = video if isinstance(video, FrameReader) else FrameReader(video, video_fps, on_damage)
     found = segmenter(reader, sentences, mask_format="rle", **options)
     indices = found[0]["frame_indices"]
-    is_path = isinstance(video, Path) or (isinstance(video, str) and "://" not in video)
-    names = [f"{index:05d}" for index in indices]
+    frames = [Path(f"{index:05d}.jpg") for index in indices]
     if is_path and Path(video).is_dir():
         files_of_video = frame_files(video)
-        names = [files_of_video[index].stem for index in indices]
+        frames = [files_of_video[index] for index in indices]
     fps = reader.fps if options.get("fps") is None or reader.fps is None else min(options["fps"], reader.fps)
-    default = (Path(video).stem if Path(video).is_file() else Path(video).name) if is_path else "video"
     return VideoResult(
-        check_name(name or default, "the video's name"),
+        name,
         sentences,
         [one["score"] for one in found],
         indices,
-        names,
+        [frame.stem for frame in frames],
         [one["frame_scores"] for one in found],
         [[mask["counts"] for mask in one["masks"]] for one in found],
         reader.height,
         reader.width,
         fps,
         reader,
+        frames[0].suffix,
     )

@@ -1,7 +1,5 @@
-"""One video to an overlay, cut-outs and videos of its masks."""
+"""One video to an overlay, cut-outs and videos of its masks, or to a file or folder of another format."""
 
-import hashlib
-import os
 import re
 import shutil
 import warnings
@@ -15,12 +13,16 @@ import numpy as np
 
 from ..frame_reader_cvls import FrameReader
 from ..pipeline_cvls import CVLSPipeline
+from ..results import SUFFIXES, partial_path, segment
 from ..sound import open_sound
 from ..visualization import VideoWriter, cutout, mask_picture, overlay
 
 #: Frames per second of a folder of frames, where nothing else is said.
 FOLDER_FPS = 24
-LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
+
+
+# Of the pipeline, which fields of the same names give.
+OPTIONS = ("start", "end", "fps", "window", "overlap", "threshold", "presence_threshold")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Settings:
 
     model: str
     sentences: list[str]
+    format: str = "overlay"
     cutouts: bool = False
     masks: bool = False
     start: float | None = None
@@ -40,6 +43,15 @@ class Settings:
     overlap: int | None = None
     threshold: float = 0.5
     presence_threshold: float = 0.5
+
+    def __post_init__(self):
+        if self.format != "overlay" and (self.cutouts or self.masks):
+            raise ValueError(f"--cutouts and --masks belong to --format overlay, not to --format {self.format}")
+
+    @property
+    def suffix(self) -> str:
+        """What the name of a result ends in; "" for a folder."""
+        return SUFFIXES.get(self.format, "")
 
     @property
     def names(self) -> list[str]:
@@ -66,7 +78,7 @@ class Summary:
 
 
 def outputs_of(output: Path, settings: Settings) -> list[Path]:
-    """What is written for a video whose overlay is `output`. The overlay comes last: where it is, all is there."""
+    """What is written for a video whose result is `output`. The result comes last: where it is, all is there."""
     cutouts, masks = _folders_of(output)
     return [*([cutouts] if settings.cutouts else []), *([masks] if settings.masks else []), output]
 
@@ -84,7 +96,7 @@ def segment_video(
     Args:
         segmenter: the pipeline of the model.
         source: a video file, a URL or a folder of frames.
-        output: the mp4 file of the overlay.
+        output: the mp4 file of the overlay, or what `settings.format` is written to.
         batch_size: this many windows go through the model together.
         progress: show a bar.
 
@@ -92,21 +104,17 @@ def segment_video(
         OSError, ValueError: as the pipeline's `stream`.
     """
     fps = settings.video_fps or (FOLDER_FPS if Path(source).is_dir() else None)
+    options: dict[str, Any] = {name: getattr(settings, name) for name in OPTIONS}
+    options |= {"batch_size": batch_size, "progress": progress}
+    if settings.format != "overlay":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # as below
+            result = segment(segmenter, source, settings.sentences, fps, on_damage=settings.on_damage, **options)
+        result.save(output, settings.format)
+        shown = np.array(result.frame_scores) > 0
+        return Summary(len(result.frame_indices), list(result.scores), shown.mean(1).tolist(), result.reader.damage)
     reader = FrameReader(str(source), fps, settings.on_damage)
-    results = segmenter.stream(
-        reader,
-        settings.sentences,
-        batch_size,
-        start=settings.start,
-        end=settings.end,
-        fps=settings.fps,
-        window=settings.window,
-        overlap=settings.overlap,
-        threshold=settings.threshold,
-        presence_threshold=settings.presence_threshold,
-        return_frames=True,
-        progress=progress,
-    )
+    results = segmenter.stream(reader, settings.sentences, return_frames=True, **options)
     count, scores, shares = 0, np.zeros(len(settings.sentences)), np.zeros(len(settings.sentences))
     with closing(results), warnings.catch_warnings(), _writer(output, settings, reader) as write:
         warnings.simplefilter("ignore", UserWarning)  # that frames are missing is in the summary
@@ -125,18 +133,10 @@ def _folders_of(output: Path) -> tuple[Path, Path]:
     return output.with_name(f"{output.stem}_cutouts"), output.with_name(f"{output.stem}_masks")
 
 
-def _partial_folder(output: Path) -> Path:
-    """Where the results of `output` are written until all are there."""
-    name = f".{output.stem}.partial"
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        name = f".{hashlib.sha256(os.fsencode(output.stem)).hexdigest()}.partial"
-    return output.with_name(name)
-
-
 @contextmanager
 def _writer(output: Path, settings: Settings, reader: FrameReader) -> Iterator[Any]:
     """A function that writes the result of a frame. All is written under another name, and gets its own at the end."""
-    partial = _partial_folder(output)
+    partial = partial_path(output.with_suffix(""))
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)

@@ -86,7 +86,7 @@ def segment_folder(
     Raises:
         ValueError: two videos would have the same output.
     """
-    outputs = {video: output / f"{video.stem if video.is_file() else video.name}.mp4" for video in videos}
+    outputs = {video: output / f"{video.stem if video.is_file() else video.name}{settings.suffix}" for video in videos}
     names = [path.name for path in outputs.values()]
     twice = {name for name in names if names.count(name) > 1}
     if twice:

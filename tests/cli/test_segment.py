@@ -8,58 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from squares import NAMES, SENTENCES, moving_squares
 from transformers import pipeline
 
-from cvls import main
-from factories import ROOT, tiny_config, tiny_tokenizer
-from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor, FrameReader
+from factories import ROOT
+from modeling_cvls import FrameReader
 from modeling_cvls.segmentation import files
 from modeling_cvls.visualization import VideoWriter, write_video
 from numbered_videos import write_numbered
-
-SENTENCES = ["the red circle", "the small Blue square!"]
-NAMES = ["1_the_red_circle", "2_the_small_blue_square"]
-
-
-def moving_squares(num_frames, seed=0, height=50, width=64):
-    frames = np.random.default_rng(seed).integers(0, 90, (num_frames, height, width, 3), dtype=np.uint8)
-    for index in range(num_frames):
-        frames[index, 5:25, 2 * index : 2 * index + 20] += 120
-        frames[index, 30:45, 40 - 2 * index : 55 - 2 * index, 1] += 150
-    return frames
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """Untrained, with a bias under which half of what it makes of moving squares is mask."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    model = CVLSModel(tiny_config()).eval()
-    video_processor = CVLSVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64})
-    processor = CVLSProcessor(video_processor, tiny_tokenizer())
-    with torch.no_grad():
-        model.mask_bias -= model(**processor(videos=moving_squares(4), text=SENTENCES)).mask_logits.median()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def segment(checkpoint, capsys):
-    """Runs the command in this process: exit code (0: none), what it printed, what it said of errors."""
-
-    def run(video, output, *options, sentences=SENTENCES):
-        arguments = [video, *sentences, "--model", checkpoint, "--output", output, "--presence-threshold", 0, *options]
-        try:
-            main(["segment", *map(str, arguments)])
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def check_cutouts(folder, frames, results, at):
@@ -170,14 +127,21 @@ def test_what_is_interrupted_leaves_nothing(segment, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_two_processes_share_out_a_folder_of_folders(segment, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "pattern", "number"),
+    [
+        (["--cutouts"], "*.png", 3 * 2 * 5),
+        pytest.param(["--format", "palette"], "*.png", 3 * 5, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_share_out_a_folder_of_folders(segment, checkpoint, tmp_path, options, pattern, number):
     videos = tmp_path / "videos"
     for seed, name in enumerate("abc"):
         (videos / name).mkdir(parents=True)
         for index, frame in enumerate(moving_squares(5, seed)):
             Image.fromarray(frame).save(videos / name / f"{index}.png")
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "scripts/segment.py"]
-    command = [*launch, videos, *SENTENCES, "--model", checkpoint, "--output", tmp_path / "two", "--cutouts"]
+    command = [*launch, videos, *SENTENCES, "--model", checkpoint, "--output", tmp_path / "two", *options]
     result = subprocess.run(
         [sys.executable, *map(str, command), "--presence-threshold", "0"],
         cwd=ROOT,
@@ -188,11 +152,11 @@ def test_two_processes_share_out_a_folder_of_folders(segment, checkpoint, tmp_pa
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("3 of 3 videos are in") == 1 and "2/2" in result.stderr  # of the first process
-    code, _, error = segment(videos, tmp_path / "one", "--cutouts")
+    code, _, error = segment(videos, tmp_path / "one", *options)
     assert code == 0, error
-    one, two = ({path.relative_to(folder): path for path in folder.rglob("*.png")}
+    one, two = ({path.relative_to(folder): path for path in folder.rglob(pattern)}
                 for folder in (tmp_path / "one", tmp_path / "two"))  # fmt: skip
-    assert len(one) == 3 * 2 * 5 and one.keys() == two.keys()
+    assert len(one) == number and one.keys() == two.keys()
     assert all(path.read_bytes() == two[name].read_bytes() for name, path in one.items())
 
 
@@ -226,6 +190,9 @@ def test_memory_does_not_grow_with_the_video(checkpoint):
         ({"output": "in.mp4"}, "is the video itself"),
         ({"output": "in.mp4/out.mp4"}, "in.mp4"),
         ({"output": "out.avi"}, "the name must end in .mp4"),
+        ({"options": ["--format", "coco"]}, "--format coco writes a file, so the name must end in .json"),
+        ({"options": ["--format", "mots"], "output": "in.mp4"}, "is a file; --format mots writes a folder"),
+        ({"options": ["--format", "mots", "--masks"], "output": "out"}, "--cutouts and --masks belong to --format ov"),
         ({"video": "videos", "output": "in.mp4"}, "in.mp4 is a file; a folder of videos takes a folder"),
         ({"video": "videos", "output": "videos"}, "is the video itself"),
         ({"video": "videos", "output": "out"}, "several videos in videos would be written to a.mp4"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from modeling_cvls import CVLSPipeline, FrameReader
-from modeling_cvls.conversion.cvat import mots_mask, read_mots, read_tracks
+from modeling_cvls.conversion.cvat import mots_mask, read_mots, read_task
 from modeling_cvls.results import VideoResult, segment
 
 SENTENCES = ["the red circle", "a square, on the left", "nothing"]
@@ -111,11 +112,18 @@ def test_supervision(result, masks):
 def test_cvat_is_read_by_its_importer_and_says_when_an_object_leaves(result, masks, tmp_path):
     result.save(tmp_path / "masks.xml")
     seen = np.zeros_like(masks)
-    for frame, name, shape in read_tracks(tmp_path / "masks.xml", FRAMES):
-        seen[int(name), frame] = shape(HEIGHT, WIDTH)
+    task = read_task(tmp_path / "masks.xml")
+    for track in task.tracks:
+        ((frame, shape),) = track.shapes  # CVAT reads one mask of a track
+        seen[SENTENCES.index(track.label), frame] = shape(HEIGHT, WIDTH)
     np.testing.assert_array_equal(seen, masks)
-    second = ElementTree.parse(tmp_path / "masks.xml").getroot().findall("track")[1]
-    assert [mask.get("outside") for mask in second] == ["0", "0", "1", "0"] and second.get("label") == SENTENCES[1]
+    assert task.size == (HEIGHT, WIDTH)
+    root = ElementTree.parse(tmp_path / "masks.xml").getroot()
+    second = [track for track in root.findall("track") if track.get("label") == SENTENCES[1]]
+    assert [[mask.get("frame") for mask in track] for track in second] == [["0", "1"], ["1", "2"], ["3"]]
+    assert [[mask.get("outside") for mask in track] for track in second] == [["0", "1"], ["0", "1"], ["0"]]
+    assert [name.text for name in root.findall("meta/task/labels/label/name")] == SENTENCES
+    assert len({track.get("id") for track in root.findall("track")}) == len(task.tracks) == masks.any((2, 3)).sum()
 
 
 def test_palette_tree_and_its_sentences(result, masks, tmp_path):
@@ -125,7 +133,8 @@ def test_palette_tree_and_its_sentences(result, masks, tmp_path):
             assert image.mode == "P"
             np.testing.assert_array_equal(np.asarray(image), expected_labels(masks, result, frame))
     rows = list(csv.reader((tmp_path / "out" / "sentences.csv").read_text().splitlines()))
-    assert rows == [["video", "object", "sentence"], *(["clip", str(n + 1), s] for n, s in enumerate(SENTENCES))]
+    numbers = ["1", "2", ""]  # no pixel is left of the third sentence
+    assert rows == [["video", "object", "sentence"], *(["clip", n, s] for n, s in zip(numbers, SENTENCES, strict=True))]
 
 
 def test_competition_tree(result, masks, tmp_path):
@@ -153,6 +162,42 @@ def test_overlay(result, tmp_path):
     assert len(reader) == FRAMES and reader.fps == 8 and reader.width >= 480
 
 
+def test_overlay_is_in_the_order_of_time(result, tmp_path):
+    order = [2, 0, 3, 0]
+    shuffled = replace(
+        result,
+        frame_indices=order,
+        frame_names=[result.frame_names[t] for t in order],
+        frame_scores=[[scores[t] for t in order] for scores in result.frame_scores],
+        counts=[[counts[t] for t in order] for counts in result.counts],
+    )
+    sorted_ = replace(
+        result,
+        frame_indices=[0, 2, 3],
+        frame_names=[result.frame_names[t] for t in (0, 2, 3)],
+        frame_scores=[[scores[t] for t in (0, 2, 3)] for scores in result.frame_scores],
+        counts=[[counts[t] for t in (0, 2, 3)] for counts in result.counts],
+    )
+    videos = []
+    for name, one in (("shuffled", shuffled), ("sorted", sorted_)):
+        one.save(tmp_path / f"{name}.mp4")
+        videos.append(FrameReader(tmp_path / f"{name}.mp4").read(range(3)))
+    np.testing.assert_array_equal(*videos)
+
+
+def test_more_sentences_than_labels(result, tmp_path):
+    many = replace(
+        result,
+        sentences=["it"] * 255,
+        scores=[0.5] * 255,
+        frame_scores=[[0.5] * FRAMES] * 255,
+        counts=[result.counts[0]] * 255,
+    )
+    with pytest.raises(ValueError, match="holds at most 254 sentences, not 255"):
+        many.save(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_saved(result, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="out.txt: format is None; there are overlay, coco, youtube_vis"):
         result.save(tmp_path / "out.txt")
@@ -172,6 +217,14 @@ def test_what_cannot_be_saved(result, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
+def test_what_a_killed_run_left_is_replaced(result, tmp_path):
+    (tmp_path / ".out.partial" / "Annotations" / "clip").mkdir(parents=True)
+    (tmp_path / ".out.partial" / "Annotations" / "clip" / "old.png").touch()
+    result.save(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len(list((tmp_path / "out" / "Annotations" / "clip").iterdir())) == FRAMES
+
+
 def test_segment_gives_what_the_pipeline_gives(make_model, processor, tmp_path):
     model = make_model()
     model.mask_bias.data.fill_(0.05)
@@ -184,6 +237,7 @@ def test_segment_gives_what_the_pipeline_gives(make_model, processor, tmp_path):
     run = partial(segment, segmenter, folder, ["the red circle", "a square"], 8, presence_threshold=0)
     result, expected = run(), segmenter(folder, ["the red circle", "a square"], video_fps=8, presence_threshold=0)
     assert result.name == "walk" and list(result.frame_names) == ["00003", "00007", "00011"]
+    assert result.to_coco()["images"][1]["file_name"] == "walk/00007.png"
     for frame in range(3):
         np.testing.assert_array_equal(result.masks(frame), [one["masks"][frame] for one in expected])
     assert result.scores == pytest.approx([one["score"] for one in expected])
