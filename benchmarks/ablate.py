@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from modeling_cvls.synthetic import KINDS
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-#: name in a table -> where it stands in what eval.py writes
+ROOT = Path(__file__).resolve().parents[1]
+#: name in a table -> where it stands in what `cvls eval` writes
 METRICS = {
     "mean IoU": "mean_iou",
     "overall IoU": "overall_iou",
@@ -101,13 +101,13 @@ class Ablation:
 
 
 def call(arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
-    """Runs a script of this folder with its output added to `log`; RuntimeError with the log's end if it fails."""
+    """Runs `cvls` with its output added to `log`; RuntimeError with the log's end if it fails."""
     with open(log, "a") as file:
         done = subprocess.run(
-            [sys.executable, str(SCRIPTS / arguments[0]), *arguments[1:]], stdout=file, stderr=file, env=environment
+            [sys.executable, "-m", "modeling_cvls", *arguments], stdout=file, stderr=file, env=environment
         )
     if done.returncode:
-        raise RuntimeError(f"{arguments[0]} failed; the end of {log}:\n{log.read_text()[-2000:]}")
+        raise RuntimeError(f"cvls {arguments[0]} failed; the end of {log}:\n{log.read_text()[-2000:]}")
 
 
 def make_dataset(ablation: Ablation) -> str:
@@ -121,8 +121,8 @@ def make_dataset(ablation: Ablation) -> str:
         shape = ["--size", str(ablation.scene_size), "--frames", str(ablation.scene_frames)]
         print("writing the scenes of the benchmark", flush=True)
         shutil.rmtree(raw, ignore_errors=True)  # of a run that was stopped
-        call(["make_synthetic.py", "--look-alikes", "--output", str(raw), *counts, *shape], log)
-        call(["../dataset_scripts/a2d_sentences.py", "--source", str(raw), "--output", str(dataset)], log)
+        call(["synthesize", "--look-alikes", "--output", str(raw), *counts, *shape], log)
+        call(["convert", "a2d_sentences", "--source", str(raw), "--output", str(dataset)], log)
     return str(dataset)
 
 
@@ -149,13 +149,13 @@ def run(ablation: Ablation, dataset: str, variant: str, seed: int) -> dict:
         for name, value in flags.items()
         for word in (f"--{name}", value if isinstance(value, str) else json.dumps(value))
     ]
-    call(["train.py", ablation.train, *words], log, ablation.environment())
+    call(["train", ablation.train, *words], log, ablation.environment())
     trained = time.perf_counter()
     metrics = {}
     for split in ablation.test_splits:
         output = folder / f"{split}.json"
         arguments = ["--model", str(checkpoint), "--dataset", dataset, "--split", split, "--output", str(output)]
-        call(["eval.py", *arguments], log, ablation.environment())
+        call(["eval", *arguments], log, ablation.environment())
         metrics[split] = json.loads(output.read_text())
     result = {
         "variant": variant,
@@ -171,7 +171,7 @@ def run(ablation: Ablation, dataset: str, variant: str, seed: int) -> dict:
 
 
 def measured(metrics: dict) -> dict[str, float]:
-    """The columns of a table from what eval.py wrote; accuracies by kind of sentence, and of none."""
+    """The columns of a table from what `cvls eval` wrote; accuracies by kind of sentence, and of none."""
     values = {name: metrics[key] for name, key in METRICS.items()}
     values |= {kind: metrics["per_kind"][kind]["referent_accuracy"] for kind in KINDS if kind in metrics["per_kind"]}
     return values | ({NO_REFERENT: metrics["no_referent_accuracy"]} if "no_referent_accuracy" in metrics else {})
@@ -238,7 +238,7 @@ def plot(ablation: Ablation, runs: list[dict], path: Path) -> None:
 
 def machine() -> dict[str, str | int]:
     """What a run runs on, and the code's commit."""
-    git = ["git", "-C", str(SCRIPTS)]
+    git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
