@@ -30,6 +30,7 @@ MODULES = (
     "modeling_cvls.training",
     "modeling_cvls.evaluation",
     "modeling_cvls.segmentation",
+    "modeling_cvls.results",
     "modeling_cvls.visualization",
     "modeling_cvls.explanation",
 )

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from ..conversion import Problems
+from ..conversion.files import read_frame_files, read_indices
 from ..conversion.video_folders import (
     PALETTE_META,
     VOID,
     PaletteFolder,
     present_splits,
-    read_frame_files,
     read_palette_videos,
 )
 from ..frame_reader_cvls import FrameReader
@@ -211,14 +211,9 @@ def _read_picture(path: Path, shortest: int) -> np.ndarray:
     return frame if every == 1 else np.asarray(Image.fromarray(frame).reduce(every))
 
 
-def _read_labels(path: Path, shortest: int) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            mode, labels = image.mode, np.asarray(image)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken png files
-        raise ValueError(f"{path}: cannot be decoded; a palette image (png) was expected") from error
-    if mode not in ("P", "L"):
-        raise ValueError(f"{path}: an image of mode {mode}; a palette image (mode P) was expected")
+def _read_labels(path: Path, shortest: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The labels of a palette image, whose (height, width) must be `size` where it is given."""
+    labels = read_indices(path, size)
     labels = np.where(labels == VOID, 0, labels)
     every = _reduction(*labels.shape, shortest)
     # A pixel of the smaller picture stands for `every` x `every`, and takes the label of the middle one.
@@ -235,16 +230,10 @@ def read_footage(source: Source, start: int, end: int, shortest: int) -> Footage
     """
     frames, masks = source.frames[start:end], source.masks[start:end]
     _, height, width = read_frame_files(frames[:1])
-    size = height, width
+    size = own_size = height, width
     found: dict[int, dict[int, tuple[int, tuple[int, int, int, int]]]] = {}
     for t, mask in enumerate(masks):
-        with Image.open(mask) as image:
-            if image.size != (width, height):
-                raise ValueError(
-                    f"{mask}: {image.height} x {image.width} pixels (height x width), but {frames[0].name} has "
-                    f"{height} x {width}"
-                )
-        labels = _cached(("labels", mask, shortest), functools.partial(_read_labels, mask, shortest))
+        labels = _cached(("labels", mask, shortest), functools.partial(_read_labels, mask, shortest, own_size))
         size = labels.shape
         counts = np.bincount(labels.ravel(), minlength=256)
         for number in np.flatnonzero(counts[1:]) + 1:

@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from ..conversion import Description, Problem, write_dataset
-from ..conversion.video_folders import Expression, convert_folder, read_frame_files, read_palette_masks
+from ..conversion.files import read_frame_files
+from ..conversion.rows import frames_row, sentence_cell
+from ..conversion.video_folders import Expression, convert_palette_folder, read_palette_masks
 from ..rle_cvls import encode_masks
 from ..synthetic.scenes import SPLITS, check_sizes
 from ..synthetic.sentences import Sentence
@@ -80,31 +82,22 @@ def _composite_row(
     composite, sentences = make_composite(catalog, split, index, seed, height, width, num_frames)
     frames, masks = render_composite(composite)
     video_id = f"{split}_{index:06d}"
-    return {
-        "video_id": video_id,
-        "video": None,
-        "frames": [{"bytes": _encode_jpeg(frame), "path": f"{t:05d}.jpg"} for t, frame in enumerate(frames)],
-        "num_frames": num_frames,
-        "height": height,
-        "width": width,
-        "fps": None,
-        "annotated_frames": list(range(num_frames)),
-        "evaluation_frames": None,
-        "instance_ids": [
+    return frames_row(
+        video_id,
+        [{"bytes": _encode_jpeg(frame), "path": f"{t:05d}.jpg"} for t, frame in enumerate(frames)],
+        height,
+        width,
+        annotated_frames=list(range(num_frames)),
+        instance_ids=[
             *(f"{m}:{obj.source}/{obj.object_id}" for m, obj in enumerate(composite.objects)),
             *(f"background:{composite.source}/{name}" for name in composite.background_ids),
         ],
-        "masks": [encode_masks(of_frame) for of_frame in masks],
-        "sentences": [
-            {
-                "sentence_id": f"{video_id}/{number}",
-                "text": sentence.text,
-                "instances": list(sentence.instances),
-                "kind": sentence.kind,
-            }
+        masks=[encode_masks(of_frame) for of_frame in masks],
+        sentences=[
+            sentence_cell(video_id, number, sentence.text, sentence.instances, sentence.kind)
             for number, sentence in enumerate(sentences)
         ],
-    }
+    )
 
 
 def _real_row(catalog: Catalog, video_id: str, split: str) -> tuple[dict[str, Any] | None, list[Problem]]:
@@ -126,7 +119,7 @@ def _real_row(catalog: Catalog, video_id: str, split: str) -> tuple[dict[str, An
             expressions.append(Expression(f"noun-{name}", f"the {nouns[name][0]}", (name,)))
     if not expressions:
         return None, []
-    row, left = convert_folder(replace(video, names=names, expressions=tuple(expressions)), read_palette_masks)
+    row, left = convert_palette_folder(replace(video, names=names, expressions=tuple(expressions)))
     for sentence in row["sentences"] if row else ():
         sentence["kind"] = "noun" if "/noun-" in sentence["sentence_id"] else "expression"
     return row, left

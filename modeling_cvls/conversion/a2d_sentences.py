@@ -32,9 +32,10 @@ import numpy as np
 from ..frame_reader_cvls import FrameReader
 from ..rle_cvls import encode_masks
 from .arguments import Conversion
-from .card import Description
+from .card import Description, terms_note
 from .files import MOST_MASK_BYTES, check_mask_array, first_fields, read_csv, read_text, show
 from .problems import Problem, Problems
+from .rows import sentence_cell, video_row
 
 # Subsets of videoset.csv; the original has 0 and 1, the synthetic sets all four.
 SUBSETS = {"0": "train", "1": "test", "2": "validation", "3": "heldout"}
@@ -50,11 +51,7 @@ DESCRIPTION = Description(
         "few frames per video. Converted from the original layout by `cvls convert a2d_sentences`."
     ),
     license="other",
-    license_note=(
-        "Videos, masks and sentences remain under the terms of those who published them (a synthetic set in this "
-        "layout under those of its generator). Read the terms of A2D and of A2D Sentences before passing this "
-        "conversion on."
-    ),
+    license_note=terms_note("A2D and of A2D Sentences"),
     citation="""
 @inproceedings{xu2015a2d,
   title     = {Can Humans Fly? Action Understanding with Multiple Classes of Actors},
@@ -271,19 +268,14 @@ def read_video(source: Path, video: Video) -> dict[str, Any]:
     # A clip may open although it is cut off: its annotated frames, at least, are there.
     reader.read(frames)
     instances = sorted({instance for in_frame in masks.values() for instance in in_frame})
-    return {
-        "video_id": video.video_id,
-        "video": {"bytes": clip.read_bytes(), "path": clip.name},
-        "frames": None,
-        "num_frames": num_frames,
-        "height": height,
-        "width": width,
-        "fps": reader.fps,
-        "annotated_frames": frames,
-        "evaluation_frames": None,
-        "instance_ids": [str(instance) for instance in instances],
-        "masks": [[masks[frame].get(instance) for instance in instances] for frame in frames],
-    }
+    return video_row(
+        video.video_id,
+        clip,
+        reader,
+        annotated_frames=frames,
+        instance_ids=[str(instance) for instance in instances],
+        masks=[[masks[frame].get(instance) for instance in instances] for frame in frames],
+    )
 
 
 def convert_video(source: Path, video: Video) -> tuple[dict[str, Any] | None, list[Problem]]:
@@ -310,14 +302,8 @@ def convert_video(source: Path, video: Video) -> tuple[dict[str, Any] | None, li
             why = f"no h5 file in {folder} has the instance {instance}, they have {', '.join(row['instance_ids'])}"
             problems.append((where(sentence), why))
             continue
-        sentences.append(
-            {
-                "sentence_id": f"{video.video_id}/{number}",
-                "text": sentence.text,
-                "instances": [row["instance_ids"].index(instance)] if instance else [],
-                "kind": sentence.kind,
-            }
-        )
+        instances = [row["instance_ids"].index(instance)] if instance else []
+        sentences.append(sentence_cell(video.video_id, number, sentence.text, instances, sentence.kind))
     return {**row, "sentences": sentences} if sentences else None, problems
 
 

@@ -30,6 +30,14 @@ class Description:
     citation: str = ""
 
 
+def terms_note(names: str) -> str:
+    """A `license_note` for sets that others published, whose names it is given."""
+    return (
+        "Videos, masks and sentences remain under the terms of those who published them (a synthetic set in this "
+        f"layout under those of its generator). Read the terms of {names} before passing this conversion on."
+    )
+
+
 def make_dataset_card(description: Description, counts: Mapping[str, Mapping[str, int]]) -> DatasetCard:
     """Fills dataset_card.md.
 

@@ -14,69 +14,90 @@ Each picture with sentences becomes a video of one frame. For videos, export You
 """
 
 from argparse import Namespace
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from . import own
 from .arguments import Conversion
 from .files import read_json, show
-from .own import (
-    SPLITS,
-    AnnotatedVideo,
-    Sentence,
-    add_file_arguments,
-    check_objects,
-    convert_video,
-    describe,
-    one_split,
-    read_sentences,
-)
 from .problems import Problems
 from .shapes import coco_segmentation
 
-__all__ = ["SPLITS", "add_arguments", "prepare", "read_instances", "still"]
+SPLITS = own.SPLITS
 
 EXPECTED = '{"images": [{"id", "file_name", ...}], "annotations": [{"id", "image_id", "segmentation", ...}]}'
 
 
 def read_instances(path: Path) -> tuple[dict[Any, dict[str, Any]], dict[Any, list[dict[str, Any]]]]:
-    """Reads COCO's json: images by their ids, and the annotations of each image, without crowds.
+    """Reads COCO's json: images by their ids (file_name, and size: height and width, None where it is not stated), and
+    the annotations of each image, without crowds.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: naming the file: not of this form.
+        ValueError: naming the file: not of this form, or an id twice.
     """
     content = read_json(path, EXPECTED)
     try:
-        images = {image["id"]: {"file_name": str(image["file_name"])} for image in content["images"]}
+        images = by_id(path, "image", content["images"])
         annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in content["annotations"]:
+        for annotation in by_id(path, "annotation", content["annotations"]).values():
             if not annotation.get("iscrowd"):
                 fields = {name: annotation[name] for name in ("id", "segmentation")}
                 annotations[annotation["image_id"]].append(fields)
+        found = {
+            name: {"file_name": str(image["file_name"]), "size": stated_size(image)} for name, image in images.items()
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not of the form {EXPECTED}: {error!r:.100}") from error
-    unknown = annotations.keys() - images.keys()
+    unknown = annotations.keys() - found.keys()
     if unknown:
         raise ValueError(f"{path}: an annotation has the image_id {show(min(unknown, key=str))}, but no image has it")
-    return images, annotations
+    return found, annotations
+
+
+def by_id(path: Path, what: str, entries: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """The entries of a list of COCO's json by their ids.
+
+    Raises:
+        KeyError, TypeError: they are no list of objects with ids.
+        ValueError: naming the file: two have the same id.
+    """
+    found = {entry["id"]: entry for entry in entries}
+    if len({str(name) for name in found}) < len(entries):
+        ((twice, _),) = Counter(str(entry["id"]) for entry in entries).most_common(1)
+        raise ValueError(f"{path}: two entries of kind {what} have the id {twice}; each needs an id of its own")
+    return found
+
+
+def stated_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of an image or video of COCO's json; None where they are not stated.
+
+    Raises:
+        TypeError: they are no numbers.
+    """
+    size = entry.get("height"), entry.get("width")
+    if not all(isinstance(side, int | float | None) for side in size):
+        raise TypeError(f"height and width are {size}")
+    return (int(size[0]), int(size[1])) if all(size) else None
 
 
 def still(
-    video_id: str, picture: Path, annotations: list[dict[str, Any]], sentences: list[Sentence], where: str
-) -> AnnotatedVideo:
+    video_id: str, picture: Path, annotations: list[dict[str, Any]], sentences: list[own.Sentence], where: str
+) -> own.AnnotatedVideo:
     """A picture as a video of one frame, with all its annotations as objects."""
     shapes = [(0, str(one["id"]), partial(coco_segmentation, one["segmentation"])) for one in annotations]
-    return AnnotatedVideo(video_id, [picture], shapes, sentences, where)
+    return own.AnnotatedVideo(video_id, [picture], shapes, sentences, where)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds --annotations, --images and --sentences."""
-    add_file_arguments(parser, "instances.json", "images", "object,sentence")
+    own.add_file_arguments(parser, "instances.json", "images", "object,sentence")
 
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
@@ -85,19 +106,26 @@ def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     folder = arguments.images or arguments.source / "images"
     images, annotations = read_instances(path)
     image_of = {str(one["id"]): image for image, of_image in annotations.items() for one in of_image}
-    by_image: dict[Any, list[Sentence]] = defaultdict(list)
-    for sentence in check_objects(read_sentences(arguments, problems, "object"), image_of, problems):
+    by_image: dict[Any, list[own.Sentence]] = defaultdict(list)
+    for sentence in own.check_objects(own.read_sentences(arguments, problems, "object"), image_of, problems):
         found = {image_of[name]: name for name in sentence.objects}
         if len(found) > 1:
             problems.found(sentence.where, "its objects are of different pictures")
         else:
             by_image[next(iter(found))].append(sentence)
-    videos = [
-        still(video_id, folder / name, annotations[image], by_image[image], f"{path}, image {show(image)}")
-        for image, name in _names(images).items()
-        if image in by_image and problems.is_name(str(path), video_id := Path(name).stem, "the name of a picture")
-    ]
-    return Conversion(one_split(arguments, videos), convert_video, describe(arguments, "COCO's json"))
+    names = _names(images)
+    stems = Counter(Path(name).stem for name in names.values())
+    videos = []
+    for image in filter(by_image.__contains__, names):
+        path_of_image = Path(names[image])
+        # pictures in several folders may have the same name
+        parts = path_of_image.with_suffix("").parts
+        video_id = path_of_image.stem if stems[path_of_image.stem] == 1 else "_".join(parts)
+        if problems.is_name(str(path), video_id, "the name of a picture"):
+            where = f"{path}, image {show(image)}"
+            video = still(video_id, folder / path_of_image, annotations[image], by_image[image], where)
+            videos.append(replace(video, size=images[image]["size"]))
+    return own.conversion(arguments, videos, "COCO's json")
 
 
 def _names(images: Mapping[Any, Mapping[str, str]]) -> dict[Any, str]:

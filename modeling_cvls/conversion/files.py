@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import reprlib
 import stat
 from collections.abc import Iterator, Sequence
@@ -126,6 +127,8 @@ def read_csv(
         header = next(rows, [])
         if header not in [list(one) for one in headers]:
             expected = " or ".join(repr(",".join(one)) for one in headers)
+            if len(header) == 1 and re.search(r"[;\t]", header[0]):
+                expected += "; fields are separated by commas"
             raise ValueError(f"{path}, line 1: the header is {show(','.join(header))}, expected {expected}")
         columns = header
     while True:
@@ -216,8 +219,12 @@ def read_frame_files(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, 
     return cells, *size
 
 
-def read_indices(path: Path, height: int, width: int) -> np.ndarray:
+def read_indices(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a palette image, whose pixels are the ids of objects.
+
+    Args:
+        path: the file.
+        size: height and width that it must have; None: any.
 
     Returns:
         uint8 (height, width).
@@ -228,10 +235,11 @@ def read_indices(path: Path, height: int, width: int) -> np.ndarray:
     """
     with reading(path, "a palette image (png)"), Image.open(path) as image:
         mode, indices = image.mode, np.asarray(image)
-    if mode not in ("P", "L") or indices.shape != (height, width):
+    if mode not in ("P", "L") or size not in (None, indices.shape):
+        expected = "" if size is None else f" of the frames' size, {size[0]} x {size[1]}"
         raise ValueError(
             f"{path}: an image of mode {mode} and {' x '.join(map(str, indices.shape[:2]))} pixels (height x width); "
-            f"expected a palette image (mode P) of the frames' size, {height} x {width}"
+            f"expected a palette image (mode P){expected}"
         )
     return indices
 

@@ -13,19 +13,16 @@ SOURCE holds
 
 from argparse import Namespace
 from collections import defaultdict
-from functools import partial
 
 from jsonargparse import ArgumentParser
 
 from ..images_cvls import frame_files
 from .arguments import Conversion
-from .own import SPLITS, Sentence, add_sentences_argument, describe, one_split, read_sentences
+from .own import SPLITS, Sentence, add_sentences_argument, conversion, read_sentences, sentences_file
 from .problems import Problems
-from .video_folders import Expression, PaletteFolder, convert_folder, read_palette_masks
+from .video_folders import Expression, PaletteFolder, convert_palette_folder
 
 __all__ = ["SPLITS", "add_arguments", "prepare"]
-
-convert_video = partial(convert_folder, read_masks=read_palette_masks)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -59,13 +56,13 @@ def prepare(arguments: Namespace, problems: Problems) -> Conversion:
             continue
         expressions = tuple(Expression(str(n), one.text, one.objects) for n, one in enumerate(sentences))
         names = tuple(path.stem for path in files)
+        where = f"{sentences_file(arguments)}, video {video_id!r}"
+        suffix = suffixes.pop()
         videos.append(
-            PaletteFolder(
-                video_id, frames / video_id, names, expressions, where, masks / video_id, suffix=suffixes.pop()
-            )
+            PaletteFolder(video_id, frames / video_id, names, expressions, where, masks / video_id, suffix=suffix)
         )
     described = by_video.keys()
     for folder in sorted(frames.iterdir()):
         if folder.is_dir() and folder.name not in described and frame_files(folder):
             problems.found(str(folder), "no sentence is about this video")
-    return Conversion(one_split(arguments, videos), convert_video, describe(arguments, "frames with palette images"))
+    return conversion(arguments, videos, "frames with palette images", convert_palette_folder)

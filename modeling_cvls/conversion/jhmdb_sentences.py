@@ -30,9 +30,10 @@ from jsonargparse import ArgumentParser
 
 from ..rle_cvls import encode_masks
 from .arguments import Conversion
-from .card import Description
+from .card import Description, terms_note
 from .files import check_mask_array, first_fields, read_csv, read_frame_files, read_text
 from .problems import Problems
+from .rows import frames_row, sentence_cell
 
 SPLIT = "test"
 SPLITS = (SPLIT,)
@@ -44,11 +45,7 @@ DESCRIPTION = Description(
         "from the original layout by `cvls convert jhmdb_sentences`."
     ),
     license="other",
-    license_note=(
-        "Videos, masks and sentences remain under the terms of those who published them (a synthetic set in this "
-        "layout under those of its generator). Read the terms of J-HMDB and of J-HMDB Sentences before passing this "
-        "conversion on."
-    ),
+    license_note=terms_note("J-HMDB and of J-HMDB Sentences"),
     citation="""
 @inproceedings{jhuang2013towards,
   title     = {Towards Understanding Action Recognition},
@@ -219,23 +216,17 @@ def convert_video(video: VideoSource) -> dict[str, Any]:
                 f"{video.masks}: masks of the first {len(masks)} frames, but frame {frame + 1} is to be evaluated; "
                 "frames count from 1"
             )
-    return {
-        "video_id": video.video_id,
-        "video": None,
-        "frames": frames,
-        "num_frames": len(frames),
-        "height": height,
-        "width": width,
-        "fps": None,
-        "annotated_frames": list(range(len(masks))),
-        "evaluation_frames": None if video.evaluated is None else list(video.evaluated),
-        "instance_ids": ["1"],
-        "masks": [[counts] for counts in encode_masks(masks)],
-        "sentences": [
-            {"sentence_id": f"{video.video_id}/{number}", "text": text, "instances": [0], "kind": None}
-            for number, text in enumerate(video.sentences)
-        ],
-    }
+    return frames_row(
+        video.video_id,
+        frames,
+        height,
+        width,
+        annotated_frames=list(range(len(masks))),
+        evaluation_frames=None if video.evaluated is None else list(video.evaluated),
+        instance_ids=["1"],
+        masks=[[counts] for counts in encode_masks(masks)],
+        sentences=[sentence_cell(video.video_id, number, text, [0]) for number, text in enumerate(video.sentences)],
+    )
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -3,16 +3,21 @@
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jsonargparse import ArgumentParser
 
+from ..frame_reader_cvls import FrameReader
 from ..rle_cvls import encode_masks
+from .arguments import Conversion
 from .card import Description
 from .files import read_csv, read_frame_files, show
 from .problems import Problem, Problems
+from .rows import frames_row, sentence_cell, video_row
+from .writing import Convert
 
 #: One's own data are of one split; --split names it.
 SPLITS = ("train", "validation", "test")
@@ -37,20 +42,25 @@ class AnnotatedVideo:
 
     Attributes:
         video_id: its name.
-        frames: the files of its frames, in order.
+        frames: the files of its frames, in order; or the file of a video.
         shapes: (number of a frame, id of an object, shape). A frame that has shapes is annotated; so are those in
             `annotated`. An object without a shape in an annotated frame is absent there.
         sentences: at least one.
         where: how messages call the video.
         annotated: numbers of frames that are annotated, also where no object is in them.
+        unknown: (number of a frame, id of an object) where it is not known whether and where the object is there,
+            unless `shapes` says so.
+        size: height and width of the frames as the annotations state them, None where they do not.
     """
 
     video_id: str
-    frames: Sequence[Path]
+    frames: Sequence[Path] | Path
     shapes: Sequence[tuple[int, str, Shape]]
     sentences: Sequence[Sentence]
     where: str
     annotated: Sequence[int] = field(default_factory=list)
+    unknown: Sequence[tuple[int, str]] = field(default_factory=list)
+    size: tuple[int, int] | None = None
 
 
 def add_file_arguments(parser: ArgumentParser, annotations: str, images: str, columns: str) -> None:
@@ -75,6 +85,11 @@ def add_sentences_argument(parser: ArgumentParser, columns: str) -> None:
                         "spaces (default: sentences.csv in the source)")  # fmt: skip
 
 
+def sentences_file(arguments: Namespace) -> Path:
+    """--sentences, or sentences.csv in the source."""
+    return arguments.sentences or arguments.source / "sentences.csv"
+
+
 def read_sentences(arguments: Namespace, problems: Problems, *columns: str) -> list[Sentence]:
     """Reads the file of sentences, whose header is `columns` and "sentence".
 
@@ -82,7 +97,7 @@ def read_sentences(arguments: Namespace, problems: Problems, *columns: str) -> l
         FileNotFoundError: there is no such file.
         ValueError: another header.
     """
-    path = arguments.sentences or arguments.source / "sentences.csv"
+    path = sentences_file(arguments)
     found = []
     for line, row in read_csv(path, problems, (*columns, "sentence")):
         fields = dict(zip((*columns, "sentence"), map(str.strip, row), strict=True))
@@ -118,40 +133,47 @@ def convert_video(video: AnnotatedVideo) -> tuple[dict[str, Any] | None, list[Pr
     Raises:
         ValueError: naming the file: a frame that is missing, broken or of another size.
     """
-    frames, height, width = read_frame_files(video.frames)
+    if isinstance(video.frames, Path):
+        reader = FrameReader(video.frames)
+        start = partial(video_row, video.video_id, video.frames, reader)
+        height, width = reader.height, reader.width
+    else:
+        frames, height, width = read_frame_files(video.frames)
+        start = partial(frames_row, video.video_id, frames, height, width)
+    if video.size not in (None, (height, width)):
+        of, found = (f"{size[1]} x {size[0]}" for size in (video.size, (height, width)))
+        return None, [(video.where, f"annotated on frames of {of} pixels (width x height), but the frames are {found}")]
     ids = list(dict.fromkeys(name for _, name, _ in video.shapes))
-    masks: dict[int, np.ndarray] = {}
-    for number in (*video.annotated, *(number for number, _, _ in video.shapes)):
-        masks.setdefault(number, np.zeros((len(ids), height, width), dtype=bool))
+    masks: dict[int, list[str | None]] = {}
+    by_frame: dict[int, list[tuple[str, Shape]]] = {number: [] for number in video.annotated}
     for number, name, shape in video.shapes:
-        try:
-            masks[number][ids.index(name)] |= shape(height, width)
-        except ValueError as error:
-            where = f"{video.where}, frame {video.frames[number].name}, object {show(name)}"
-            return None, [(where, str(error))]
-    annotated = sorted(masks)
-    return {
-        "video_id": video.video_id,
-        "video": None,
-        "frames": frames,
-        "num_frames": len(frames),
-        "height": height,
-        "width": width,
-        "fps": None,
-        "annotated_frames": annotated,
-        "evaluation_frames": None,
-        "instance_ids": ids,
-        "masks": [encode_masks(masks[number]) if ids else [] for number in annotated],
-        "sentences": [
-            {
-                "sentence_id": f"{video.video_id}/{number}",
-                "text": sentence.text,
-                "instances": [ids.index(name) for name in sentence.objects],
-                "kind": None,
-            }
+        by_frame.setdefault(number, []).append((name, shape))
+    for number in sorted(by_frame):
+        drawn = np.zeros((len(ids), height, width), dtype=bool)
+        for name, shape in by_frame[number]:
+            try:
+                drawn[ids.index(name)] |= shape(height, width)
+            except ValueError as error:
+                frame = number if isinstance(video.frames, Path) else video.frames[number].name
+                return None, [(f"{video.where}, frame {frame}, object {show(name)}", str(error))]
+        masks[number] = list(encode_masks(drawn)) if ids else []
+    for number, name in video.unknown:
+        if name in ids and number in by_frame and name not in (known for known, _ in by_frame[number]):
+            masks[number][ids.index(name)] = None
+    masks = {number: of_frame for number, of_frame in masks.items() if not ids or any(of_frame)}
+    if isinstance(video.frames, Path):
+        for _ in reader.frames(masks):  # a video may open although it is cut off
+            pass
+    row = start(
+        annotated_frames=list(masks),
+        instance_ids=ids,
+        masks=list(masks.values()),
+        sentences=[
+            sentence_cell(video.video_id, number, sentence.text, [ids.index(name) for name in sentence.objects])
             for number, sentence in enumerate(video.sentences)
         ],
-    }, []
+    )
+    return row, []
 
 
 def describe(arguments: Namespace, tool: str) -> Description:
@@ -164,13 +186,25 @@ def describe(arguments: Namespace, tool: str) -> Description:
     )
 
 
-def one_split(arguments: Namespace, videos: Sequence[Any]) -> dict[str, Sequence[Any]]:
-    """The split that --split names, "train" without it.
+def conversion(arguments: Namespace, videos: Sequence[Any], tool: str, convert: Convert = convert_video) -> Conversion:
+    """A conversion of videos of one's own, all of one split: that of --split, "train" without it.
+
+    Args:
+        arguments: of the command.
+        videos: with `video_id`s.
+        tool: what they were annotated with, for the card.
+        convert: an item of `videos` -> a row, as for `write_dataset`.
 
     Raises:
-        ValueError: --split names several.
+        ValueError: --split names several; there is no video, or two of one name.
     """
     names = arguments.split or ["train"]
     if len(names) > 1:
         raise ValueError(f"--split {' '.join(names)}: the videos are of one split; convert each split on its own")
-    return {names[0]: videos}
+    ids = [video.video_id for video in videos]
+    if not ids:
+        raise ValueError(f"{sentences_file(arguments)}: no sentence is about a video of {arguments.source}")
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise ValueError(f"{arguments.source} has two videos that are called {show(twice)}; rename one")
+    return Conversion({names[0]: videos}, convert, describe(arguments, tool))

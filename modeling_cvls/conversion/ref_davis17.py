@@ -19,16 +19,14 @@ Segmentation with Language Referring Expressions)
 """
 
 from argparse import Namespace
-from functools import partial
 
 from .arguments import Conversion
-from .card import Description
+from .card import Description, terms_note
 from .problems import Problems
 from .video_folders import (
     PALETTE_META,
-    convert_folder,
+    convert_palette_folder,
     present_splits,
-    read_palette_masks,
     read_palette_videos,
 )
 
@@ -44,11 +42,7 @@ DESCRIPTION = Description(
         "`cvls convert ref_davis17`."
     ),
     license="other",
-    license_note=(
-        "Videos, masks and sentences remain under the terms of those who published them (a synthetic set in this "
-        "layout under those of its generator). Read the terms of DAVIS 2017 and of the referring expressions before "
-        "passing this conversion on."
-    ),
+    license_note=terms_note("DAVIS 2017 and of the referring expressions"),
     citation="""
 @inproceedings{khoreva2018video,
   title     = {Video Object Segmentation with Language Referring Expressions},
@@ -68,11 +62,8 @@ DESCRIPTION = Description(
 )
 
 
-convert_video = partial(convert_folder, read_masks=read_palette_masks)
-
-
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     """Finds the videos of a Ref-DAVIS17 in this layout."""
     present = present_splits(arguments.source, SPLITS, PALETTE_META, arguments.split, problems)
     splits = {split: read_palette_videos(arguments.source, split, problems) for split in present}
-    return Conversion(splits, convert_video, DESCRIPTION)
+    return Conversion(splits, convert_palette_folder, DESCRIPTION)

@@ -18,7 +18,6 @@ Download and terms: https://youtube-vos.org/dataset/rvos/
 """
 
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
 
 from .arguments import Conversion
@@ -28,9 +27,8 @@ from .problems import Problems
 from .video_folders import (
     PALETTE_META,
     PaletteFolder,
-    convert_folder,
+    convert_palette_folder,
     present_splits,
-    read_palette_masks,
     read_palette_videos,
 )
 
@@ -79,11 +77,8 @@ def find_videos(source: Path, split: str, problems: Problems) -> list[PaletteFol
     return read_palette_videos(source, split, problems, without=of_test)
 
 
-convert_video = partial(convert_folder, read_masks=read_palette_masks)
-
-
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     """Finds the videos of a Refer-YouTube-VOS download."""
     present = present_splits(arguments.source, SPLITS, PALETTE_META, arguments.split, problems)
     splits = {split: find_videos(arguments.source, split, problems) for split in present}
-    return Conversion(splits, convert_video, DESCRIPTION)
+    return Conversion(splits, convert_palette_folder, DESCRIPTION)

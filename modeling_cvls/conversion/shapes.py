@@ -1,14 +1,13 @@
 """Masks as annotation tools write them -> bool arrays (height, width). Each function takes the frame's size last."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..rle_cvls import decode_mask
-from .files import read_indices, show
+from .files import show
 
 
 def polygons(parts: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
@@ -124,8 +123,3 @@ def brush(code: Sequence[int], height: int, width: int) -> np.ndarray:
         values[done:end] = take(word, 1 if repeats else end - done)
         done = end
     return values[3::4].reshape(height, width) > 0
-
-
-def picture(path: Path, index: int, height: int, width: int) -> np.ndarray:
-    """The pixels of a palette image that have an index."""
-    return read_indices(path, height, width) == index

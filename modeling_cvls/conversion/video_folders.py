@@ -20,6 +20,7 @@ from ..images_cvls import natural_order
 from ..rle_cvls import encode_masks
 from .files import read_frame_files, read_indices, read_json, show
 from .problems import Problem, Problems
+from .rows import frames_row, sentence_cell
 
 # Where Refer-YouTube-VOS and Ref-DAVIS17 keep the sentences of a split.
 PALETTE_META = "meta_expressions/{split}/meta_expressions.json"
@@ -238,7 +239,7 @@ def read_palette_masks(
                 left.append((str(path), f"there is no frame {path.stem}{video.suffix} in {video.frames}"))
             continue
         try:
-            indices = read_indices(path, height, width)
+            indices = read_indices(path, (height, width))
         except ValueError as error:
             left.append((str(path), str(error).removeprefix(f"{path}: ")))
             continue
@@ -299,32 +300,25 @@ def convert_folder(video: VideoFolder, read_masks: MaskReader) -> tuple[dict[str
     for expression in video.expressions:
         unknown = [name for name in expression.referents or () if name not in instances]
         if unknown:
-            left.append(
-                (f"{video.where}, expression {expression.key!r}", f"no masks of its referents {', '.join(unknown)}")
-            )
+            why = f"no masks of its referents {', '.join(unknown)}; there are those of {', '.join(ids) or 'none'}"
+            left.append((f"{video.where}, expression {expression.key!r}", why))
             continue
-        sentences.append(
-            {
-                "sentence_id": f"{video.video_id}/{expression.key}",
-                "text": expression.text,
-                "instances": [ids.index(name) for name in expression.referents or ()],
-                "kind": None,
-            }
-        )
+        referents = [ids.index(name) for name in expression.referents or ()]
+        sentences.append(sentence_cell(video.video_id, expression.key, expression.text, referents))
     if not sentences:
         return None, left
     (empty,) = encode_masks(np.zeros((1, height, width)))
-    return {
-        "video_id": video.video_id,
-        "video": None,
-        "frames": frames,
-        "num_frames": len(frames),
-        "height": height,
-        "width": width,
-        "fps": None,
-        "annotated_frames": sorted(masks),
-        "evaluation_frames": None,
-        "instance_ids": ids,
-        "masks": [[masks[frame].get(name, empty) for name in ids] for frame in sorted(masks)],
-        "sentences": sentences,
-    }, left
+    row = frames_row(
+        video.video_id,
+        frames,
+        height,
+        width,
+        annotated_frames=sorted(masks),
+        instance_ids=ids,
+        masks=[[masks[frame].get(name, empty) for name in ids] for frame in sorted(masks)],
+        sentences=sentences,
+    )
+    return row, left
+
+
+convert_palette_folder = partial(convert_folder, read_masks=read_palette_masks)

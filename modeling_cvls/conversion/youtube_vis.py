@@ -12,36 +12,28 @@ SOURCE holds
 
 from argparse import Namespace
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from . import own
 from .arguments import Conversion
+from .coco import by_id, stated_size
 from .files import read_json, show
-from .own import (
-    SPLITS,
-    AnnotatedVideo,
-    Sentence,
-    add_file_arguments,
-    check_objects,
-    convert_video,
-    describe,
-    one_split,
-    read_sentences,
-)
 from .problems import Problems
 from .shapes import coco_segmentation
 
-__all__ = ["SPLITS", "add_arguments", "prepare"]
+SPLITS = own.SPLITS
 
 EXPECTED = '{"videos": [{"id", "file_names", ...}], "annotations": [{"id", "video_id", "segmentations", ...}]}'
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds --annotations, --images and --sentences."""
-    add_file_arguments(parser, "instances.json", "JPEGImages", "object,sentence")
+    own.add_file_arguments(parser, "instances.json", "JPEGImages", "object,sentence")
 
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
@@ -50,26 +42,28 @@ def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     folder = arguments.images or arguments.source / "JPEGImages"
     content = read_json(path, EXPECTED)
     try:
-        names = {video["id"]: [str(name) for name in video["file_names"]] for video in content["videos"]}
+        listed = by_id(path, "video", content["videos"])
+        names = {video: [str(name) for name in fields["file_names"]] for video, fields in listed.items()}
+        sizes = {video: stated_size(fields) for video, fields in listed.items()}
         tracks: dict[Any, dict[str, list]] = defaultdict(dict)
-        for one in content["annotations"]:
+        for one in by_id(path, "annotation", content["annotations"]).values():
             tracks[one["video_id"]][str(one["id"])] = list(one["segmentations"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not of the form {EXPECTED}: {error!r:.100}") from error
     video_of = {name: video for video, of_video in tracks.items() for name in of_video}
-    by_video: dict[Any, list[Sentence]] = defaultdict(list)
-    for sentence in check_objects(read_sentences(arguments, problems, "object"), video_of, problems):
+    by_video: dict[Any, list[own.Sentence]] = defaultdict(list)
+    for sentence in own.check_objects(own.read_sentences(arguments, problems, "object"), video_of, problems):
         found = {video_of[name] for name in sentence.objects}
         if len(found) > 1:
             problems.found(sentence.where, "its objects are of different videos")
         else:
             by_video[found.pop()].append(sentence)
     videos = [
-        video
+        replace(video, size=sizes[number])
         for number, sentences in by_video.items()
         if (video := _video(path, folder, number, names.get(number), tracks[number], sentences, problems))
     ]
-    return Conversion(one_split(arguments, videos), convert_video, describe(arguments, "YouTube-VIS's json"))
+    return own.conversion(arguments, videos, "YouTube-VIS's json")
 
 
 def _video(
@@ -78,9 +72,9 @@ def _video(
     number: Any,
     names: list[str] | None,
     tracks: dict[str, list],
-    sentences: list[Sentence],
+    sentences: list[own.Sentence],
     problems: Problems,
-) -> AnnotatedVideo | None:
+) -> own.AnnotatedVideo | None:
     """A video; None where something is wrong with it."""
     where = f"{path}, video {show(number)}"
     if not names:
@@ -105,4 +99,4 @@ def _video(
     shapes += [(0, name, partial(coco_segmentation, [])) for name, masks in tracks.items() if not any(masks)]
     files = [folder / name for name in names]
     video_id = Path(names[0]).parent.name or str(number)
-    return AnnotatedVideo(video_id, files, shapes, sentences, where, annotated=list(range(len(files))))
+    return own.AnnotatedVideo(video_id, files, shapes, sentences, where, annotated=list(range(len(files))))

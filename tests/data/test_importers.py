@@ -149,10 +149,64 @@ def test_coco_gives_the_masks_that_the_coco_api_gives(coco, tmp_path):
         (lambda c: c["images"][0].update(file_name="../secret.jpg"), "leads out of the folder"),
         (lambda c: c["images"][0].update(file_name="missing.jpg"), "missing.jpg: this frame does not exist"),
         (lambda c: c.pop("images"), "instances.json: not of the form"),
+        (lambda c: c["annotations"][1].update(id=1), "two entries of kind annotation have the id 1; each needs"),
+        (lambda c: c["annotations"][1].update(id="1"), "two entries of kind annotation have the id 1; each needs"),
+        (lambda c: c["images"][1].update(id=10), "two entries of kind image have the id 10; each needs"),
+        (lambda c: c["images"][0].update(width=72), "annotated on frames of 72 x 24 pixels .* the frames are 36 x 24"),
+        (lambda c: c["images"][0].update(width="36"), "instances.json: not of the form.*height and width are"),
     ],
 )
 def test_wrong_coco(coco, tmp_path, change, why):
     edit(coco / "instances.json", change)
+    with pytest.raises(ValueError, match=why):
+        convert("coco", coco, tmp_path / "out")
+
+
+def test_coco_whose_pictures_lie_in_folders(coco, tmp_path):
+    """As many tools write the frames of several videos."""
+    for folder in ("first", "second"):
+        (coco / "images" / folder).mkdir()
+    for name, place in (("00000.jpg", "first/0.jpg"), ("00001.jpg", "second/0.jpg"), ("00002.jpg", "second/1.jpg")):
+        (coco / "images" / name).rename(coco / "images" / place)
+        edit(coco / "instances.json", lambda c, n=int(name[4]), place=place: c["images"][n].update(file_name=place))
+    write_csv(coco / "sentences.csv", [("object", "sentence"), ("1", "it"), ("101", "it"), ("201", "it")])
+    rows = convert("coco", coco, tmp_path / "out")["train"]
+    assert rows["video_id"] == ["first_0", "second_0", "1"]
+
+
+def test_coco_that_states_no_sizes(coco, tmp_path):
+    edit(coco / "instances.json", lambda c: [image.pop("height") for image in c["images"]])
+    assert len(convert("coco", coco, tmp_path / "out")["train"]) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfobject,sentence\r\n1,the left one\r\n",  # as Excel writes it
+        'object,sentence\n1,"größe, 犬 👋"\n'.encode(),
+        b'object,sentence\n 1 ,"  it  "\n',
+    ],
+)
+def test_files_of_sentences_as_programs_write_them(coco, tmp_path, content):
+    (coco / "sentences.csv").write_bytes(content)
+    (row,) = convert("coco", coco, tmp_path / "out")["train"]
+    (sentence,) = row["sentences"]
+    assert sentence["instances"] == [0] and sentence["text"] in ("the left one", "größe, 犬 👋", "it")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "sentences.csv, line 1: the header is '', expected 'object,sentence'"),
+        (b"object,sentence\n", "sentences.csv: no sentence is about a video of"),
+        (b"object;sentence\n1;it\n", "the header is 'object;sentence', expected .*fields are separated by commas"),
+        (b"object\tsentence\n1\tit\n", "expected 'object,sentence'; fields are separated by commas"),
+        (b"object,sentence\n1,gr\xf6\xdfe\n", "sentences.csv, line 2: not UTF-8 text"),
+        (b"\xff\xfeo\x00b\x00", "sentences.csv, line 1: not UTF-8 text"),
+    ],
+)
+def test_wrong_files_of_sentences(coco, tmp_path, content, why):
+    (coco / "sentences.csv").write_bytes(content)
     with pytest.raises(ValueError, match=why):
         convert("coco", coco, tmp_path / "out")
 

@@ -1,13 +1,11 @@
-"""Annotations of one's own: YouTube-VIS, CVAT and Label Studio, as the tools document them; wrong files are errors."""
+"""Annotations of one's own: YouTube-VIS and Label Studio, as the tools document them; wrong files are errors."""
 
 import csv
 import json
-import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 from boxes import (
-    BOXES,
     FRAMES,
     HEIGHT,
     WIDTH,
@@ -20,7 +18,6 @@ from boxes import (
     write_csv,
     write_frames,
 )
-from PIL import Image
 
 from modeling_cvls.conversion.shapes import brush, polygons
 from modeling_cvls.data import read_masks
@@ -69,85 +66,15 @@ def test_youtube_vis(youtube_vis, tmp_path):
         (lambda c: c["videos"][0]["file_names"].__setitem__(0, "../x.jpg"), "must be a plain name"),
         (lambda c: c["videos"][0]["file_names"].__setitem__(0, "walk/9.jpg"), "9.jpg: this frame does not exist"),
         (lambda c: c.pop("videos"), "not of the form"),
+        (lambda c: c["annotations"][1].update(id=1), "two entries of kind annotation have the id 1"),
+        (lambda c: c["videos"].append(c["videos"][0]), "two entries of kind video have the id 1"),
+        (lambda c: c["videos"][0].update(height=48), "annotated on frames of 36 x 48 pixels"),
     ],
 )
 def test_wrong_youtube_vis(youtube_vis, tmp_path, change, why):
     edit(youtube_vis / "instances.json", change)
     with pytest.raises(ValueError, match=why):
         convert("youtube_vis", youtube_vis, tmp_path / "out")
-
-
-# CVAT -----------------------------------------------------------------------------------------------------------------
-
-
-def cvat_xml():
-    """As "CVAT for video 1.1" documents it: a track of polygons, and one of masks, rows of a box as run lengths."""
-    root = ElementTree.Element("annotations")
-    ElementTree.SubElement(root, "version").text = "1.1"
-    first, second = (ElementTree.SubElement(root, "track", id=name, label="box") for name in ("1", "2"))
-    for frame in range(FRAMES):
-        points = np.array(box_polygon("1", frame), float).reshape(-1, 2)
-        text = ";".join(f"{x:.2f},{y:.2f}" for x, y in points)
-        common = {"frame": str(frame), "outside": "0", "occluded": "0", "keyframe": "1"}
-        ElementTree.SubElement(first, "polygon", points=text, z_order="0", **common)
-        left, top, right, bottom = BOXES["2"]
-        size = {"left": left + frame - 1, "top": top - 2, "width": right - left + 1, "height": bottom - top + 2}
-        inner = box_mask("2", frame)[top - 2 : bottom, left + frame - 1 : right + frame].reshape(-1)
-        ends = [*(np.flatnonzero(np.diff(inner.astype(int))) + 1).tolist(), len(inner)]
-        runs = ", ".join(map(str, np.diff([0, *ends])))
-        ElementTree.SubElement(second, "mask", rle=runs, **{k: str(v) for k, v in size.items()}, **common)
-    ElementTree.SubElement(second, "mask", frame="1", outside="1", rle="1", left="0", top="0", width="1", height="1")
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-@pytest.fixture
-def cvat(tmp_path):
-    source = tmp_path / "my_task"
-    write_frames(source / "images")
-    (source / "annotations.xml").write_text(cvat_xml())
-    write_csv(source / "sentences.csv", [("object", "sentence"), ("1", "the left box"), ("2", "the low box")])
-    return source
-
-
-def test_cvat(cvat, tmp_path):
-    (row,) = convert("cvat", cvat, tmp_path / "out")["train"]
-    assert row["video_id"] == "my_task"
-    check(row)
-
-
-def test_cvat_mots(cvat, tmp_path):
-    (cvat / "annotations.xml").unlink()
-    (cvat / "instances").mkdir()
-    for frame in range(FRAMES):
-        values = sum((1000 + int(name)) * box_mask(name, frame) for name in BOXES).astype(np.uint16)
-        Image.fromarray(values).save(cvat / "instances" / f"{frame:05d}.png")
-    write_csv(cvat / "sentences.csv", [("object", "sentence"), ("1001", "the left box")])
-    (row,) = convert("cvat", cvat, tmp_path / "out")["train"]
-    check(row, ("1001", "1002"))
-    (cvat / "instances" / "00001.png").unlink()
-    with pytest.raises(ValueError, match="00001.png with the masks of 00001.jpg does not exist"):
-        convert("cvat", cvat, tmp_path / "again")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "why"),
-    [
-        ("<annotations>", "<!DOCTYPE a [<!ENTITY b 'c'>]><annotations>", "has a document type or entities"),
-        ("</annotations>", "", "annotations.xml: cannot be decoded"),
-        ("annotations>", "project>", "its root is <project>, expected <annotations>"),
-        ('frame="2"', 'frame="7"', "track 1: a polygon is on frame 7, but there are 3 frames"),
-        ('"2.00,3.00;', '"2.00;', "object '1': a polygon has at least three points"),
-        ('"2.00,3.00;', '"-90,3.00;', "object '1': a polygon reaches from"),
-        ('left="19"', 'left="99"', "object '2': a mask's box of .* is outside the frame"),
-        ('rle="', 'rle="7, ', "the runs of a mask are"),
-    ],
-)
-def test_wrong_cvat(cvat, tmp_path, old, new, why):
-    path = cvat / "annotations.xml"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(ValueError, match=why):
-        convert("cvat", cvat, tmp_path / "out")
 
 
 # Label Studio ---------------------------------------------------------------------------------------------------------
@@ -225,8 +152,37 @@ def test_label_studio(label_studio, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "place",
+    [
+        "/data/local-files/?d=frames/walk/{}",  # local storage
+        "s3://bucket/walk/{}",
+        "/data/upload/7/5c0a1b2d-{}",  # an upload, in the folder of the project
+        "http://localhost:8080/data/upload/7/5c0a1b2d-{}",
+    ],
+)
+def test_places_of_images(label_studio, tmp_path, place):
+    def change(tasks):
+        for task in tasks:
+            task["data"]["image"] = place.format(task["data"]["image"].rsplit("/", 1)[1])
+
+    write_frames(label_studio / "images" / "run" / "inner")  # not frames of a video of their own
+    edit(label_studio / "annotations.json", change)
+    (row,) = convert("label_studio", label_studio, tmp_path / "out")["train"]
+    assert row["video_id"] == "walk" and row["annotated_frames"] == list(range(FRAMES - 1))
+
+
+def test_an_upload_of_which_two_videos_have_the_name(label_studio, tmp_path):
+    write_frames(label_studio / "images" / "run")
+    assert convert("label_studio", label_studio, tmp_path / "out")["train"]["video_id"] == ["walk"]
+    edit(label_studio / "annotations.json", lambda tasks: tasks[0]["data"].update(image="/data/upload/7/00000.jpg"))
+    with pytest.raises(ValueError, match="task 0: there is no frame .*7/00000.jpg for its image"):
+        convert("label_studio", label_studio, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
     ("change", "why"),
     [
+        (lambda tasks: tasks[1].update(data=tasks[0]["data"]), "task 1: another task has the same frame, 00000.jpg of"),
         (lambda tasks: tasks[0]["data"].update(image="/x/walk/9.jpg"), "task 0: there is no frame .*walk/9.jpg"),
         (
             lambda tasks: tasks[0]["annotations"][1]["result"][0].update(original_width=50),
