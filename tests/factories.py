@@ -271,3 +271,40 @@ def catalog_of(source):
 def on_sources(*names):
     """Runs a test on each of these sources of composites, fixtures of tests/data."""
     return pytest.mark.parametrize("source", names, indirect=True)
+
+
+# Damages to files, of which `rng` says where and how ------------------------------------------------------------------
+
+
+def cut(path, rng):
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content))])
+
+
+def flip(path, rng):
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.choice([1, 3, 20])):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def overwrite(path, rng):
+    content = bytearray(path.read_bytes())
+    start = rng.randrange(len(content))
+    content[start : start + 64] = rng.randbytes(64)
+    path.write_bytes(content)
+
+
+def empty(path, rng):
+    path.write_bytes(b"")
+
+
+def remove(path, rng):
+    path.unlink()
+
+
+def noise(path, rng):
+    path.write_bytes(rng.randbytes(500))
+
+
+FILE_DAMAGES = (cut, flip, overwrite, empty, remove, noise)

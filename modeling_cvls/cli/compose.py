@@ -10,6 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ..extras import require
+from ..names import check_tree
 
 DESCRIPTION = """Composes training clips from annotated videos and stills: their objects, cut out and moved, on each
 other's backgrounds, with sentences that tell look-alikes apart.
@@ -73,6 +74,7 @@ def _parser(prog: str) -> ArgumentParser:
     parser.add_argument("--size", default="96x160", help="height and width of a clip in pixels (default: 96x160)")
     parser.add_argument("--frames", type=int, default=8, help="frames of a clip (default: 8)")
     parser.add_argument("--num-proc", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument("--allow-links", action="store_true", help="let links lead out of --source and --stills")
     return parser
 
 
@@ -86,8 +88,10 @@ def main(arguments: list[str] | None = None, prog: str = "cvls compose") -> None
     start = time.perf_counter()
     try:
         names = json.loads(args.names.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"--names {args.names}: {error}") from error
+    for folder in filter(None, (args.source, args.stills)):
+        check_tree(folder, args.allow_links)
     folders = SourceFolders(
         videos=args.source.resolve(),
         names=json.dumps(names, sort_keys=True),

@@ -21,9 +21,11 @@ def main(arguments: list[str] | None = None, prog: str = "cvls demo") -> None:
     parser.add_argument("--max-seconds", type=float, default=60, help="longest clip, in seconds")
     parser.add_argument("--max-megabytes", type=float, default=50, help="largest clip, in megabytes")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; without it, an accelerator where there is one")
+    parser.add_argument("--allow-links", action="store_true", help="let links lead out of the folder of examples")
     args = parser.parse_args(arguments)
     require("demo", "gradio")
     from ..demo.serving import serve  # after the arguments were read, so that help comes at once
 
     limits = {"max_seconds": args.max_seconds, "max_megabytes": args.max_megabytes}
-    serve(args.model, args.examples, device=args.device, port=args.port, share=args.share, **limits)
+    serving = {name: getattr(args, name) for name in ("device", "port", "share", "allow_links")}
+    serve(args.model, args.examples, **limits, **serving)

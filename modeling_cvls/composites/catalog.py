@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..conversion import Problems
-from ..conversion.files import read_frame_files, read_indices
+from ..conversion.files import read_frame_files, read_indices, read_json
 from ..conversion.video_folders import (
     PALETTE_META,
     VOID,
@@ -21,6 +21,7 @@ from ..conversion.video_folders import (
 )
 from ..frame_reader_cvls import FrameReader
 from ..images_cvls import natural_order
+from ..names import check_name
 
 # What a tinted object is painted with.
 TINTS = {
@@ -315,8 +316,9 @@ def _source_of(video: PaletteFolder, number: int) -> Source:
 def _read_stills(folder: Path) -> tuple[dict[str, Source], dict[str, dict[str, tuple[str, ...]]]]:
     """The stills of a folder, and their names in the form of those of videos."""
     path = folder / "objects.json"
+    form = '{id: {"objects": {object: [word]}, "around": [word]}}'
+    content = read_json(path, form)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         # The most particular word stands first there.
         named = {
             name: {obj: tuple(word.strip().lower() for word in reversed(words)) for obj, words in of["objects"].items()}
@@ -324,11 +326,10 @@ def _read_stills(folder: Path) -> tuple[dict[str, Source], dict[str, dict[str, t
             for name, of in sorted(content.items())
         }
     except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise ValueError(
-            f'{path}: not json of the form {{id: {{"objects": {{object: [word]}}, "around": [word]}}}}: {error!r}'
-        ) from error
+        raise ValueError(f"{path}: not json of the form {form}: {error!r:.100}") from error
     stills = {}
     for number, name in enumerate(named):
+        check_name(name, f"{path}: the id of a picture")
         files = folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.png"
         for file in files:
             if not file.is_file():

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
+from ..names import check_tree
 from .card import Description
-from .files import check_tree
 from .problems import Problems
 from .writing import Convert, write_dataset
 

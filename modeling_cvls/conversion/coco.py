@@ -113,29 +113,18 @@ def prepare(arguments: Namespace, problems: Problems) -> Conversion:
             problems.found(sentence.where, "its objects are of different pictures")
         else:
             by_image[next(iter(found))].append(sentence)
-    names = _names(images)
+    names = {image: fields["file_name"] for image, fields in images.items()}
     stems = Counter(Path(name).stem for name in names.values())
     videos = []
     for image in filter(by_image.__contains__, names):
+        where = f"{path}, image {show(image)}"
+        if not problems.is_path(where, names[image], "the file_name"):
+            continue
         path_of_image = Path(names[image])
         # pictures in several folders may have the same name
         parts = path_of_image.with_suffix("").parts
         video_id = path_of_image.stem if stems[path_of_image.stem] == 1 else "_".join(parts)
-        if problems.is_name(str(path), video_id, "the name of a picture"):
-            where = f"{path}, image {show(image)}"
+        if problems.is_name(where, video_id, "the name of a picture"):
             video = still(video_id, folder / path_of_image, annotations[image], by_image[image], where)
             videos.append(replace(video, size=images[image]["size"]))
     return own.conversion(arguments, videos, "COCO's json")
-
-
-def _names(images: Mapping[Any, Mapping[str, str]]) -> dict[Any, str]:
-    """The paths of the pictures below their folder.
-
-    Raises:
-        ValueError: one leads out of it.
-    """
-    names = {image: fields["file_name"] for image, fields in images.items()}
-    for name in names.values():
-        if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name or "\0" in name:
-            raise ValueError(f"the file_name {show(name)} leads out of the folder of the pictures")
-    return names

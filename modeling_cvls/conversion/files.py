@@ -3,10 +3,8 @@
 import csv
 import io
 import json
-import os
 import re
 import reprlib
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,41 +43,6 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     except Exception as error:  # a decoder raises what it runs into: OSError, struct.error, zlib.error, MemoryError ...
         what = " ".join(str(error).split())[:120] or type(error).__name__
         raise ValueError(f"{path}: cannot be decoded; {expected} was expected ({what})") from error
-
-
-def check_tree(source: Path, allow_links: bool) -> None:
-    """Refuses what would lead a reader out of a folder, or make it wait for ever.
-
-    Args:
-        source: the folder, which may itself be a link.
-        allow_links: let links lead out of it.
-
-    Raises:
-        ValueError: naming a link that leads out of the folder, or something that is neither a file nor a folder.
-    """
-    root = source.resolve()
-    if not root.is_dir():
-        return  # whoever looks for the parts of the source says which one is missing
-    folders = [root]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                path = Path(entry.path)
-                if entry.is_symlink():
-                    target = path.resolve()
-                    if not allow_links and not target.is_relative_to(root):
-                        raise ValueError(
-                            f"{path} is a link to {target}, which is outside {source}; --allow-links lets links lead "
-                            "out of the source"
-                        )
-                    known = not target.exists() or stat.S_IFMT(target.stat().st_mode) in (stat.S_IFREG, stat.S_IFDIR)
-                elif entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                    known = True
-                else:
-                    known = entry.is_file(follow_symlinks=False)
-                if not known:
-                    raise ValueError(f"{path} is neither a file nor a folder, but a pipe, a socket or a device")
 
 
 def read_text(path: Path) -> str:

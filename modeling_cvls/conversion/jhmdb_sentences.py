@@ -109,7 +109,7 @@ def read_samples_metadata(path: Path) -> dict[str, tuple[int, ...]]:
     frames: dict[str, set[int]] = {}
     try:
         for video_id, frame, _, _, _ in json.loads(read_text(path)):
-            frames.setdefault(video_id, set()).add(int(Path(frame).stem) - 1)
+            frames.setdefault(str(video_id), set()).add(int(Path(frame).stem) - 1)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a samples metadata json, whose rows are [video, path of the frame <number>.png, path of the "

@@ -1,8 +1,9 @@
 """What is wrong in a source: the first problem ends a conversion, or each one is left out and noted."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..names import check_name
+from ..names import check_name, check_path
 
 #: (where, why): the file and row of something wrong in the source, and what is wrong with it.
 Problem = tuple[str, str]
@@ -48,8 +49,15 @@ class Problems:
         Raises:
             ValueError: as `found`.
         """
+        return self._passes(check_name, where, name, what, split)
+
+    def is_path(self, where: str, path: object, what: str, split: str | None = None) -> bool:
+        """As `is_name`, for a path below a folder (see `check_path`)."""
+        return self._passes(check_path, where, path, what, split)
+
+    def _passes(self, check: Callable, where: str, name: object, what: str, split: str | None) -> bool:
         try:
-            check_name(name, what)
+            check(name, what)
         except ValueError as error:
             self.found(where, str(error), split)
             return False

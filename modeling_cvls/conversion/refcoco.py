@@ -72,7 +72,7 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
         refs = PlainUnpickler(file, encoding="utf-8", errors="replace").load()
         for ref in refs:
             known = isinstance(ref["sentences"], list) and all(isinstance(one["sent"], str) for one in ref["sentences"])
-            if not known or not {"image_id", "ann_id", "split"} <= ref.keys():
+            if not known or not all(isinstance(ref.get(name), int | str) for name in ("image_id", "ann_id", "split")):
                 raise ValueError(f"a ref is {show(ref)}")
     return refs
 
@@ -107,7 +107,9 @@ def prepare(arguments: Namespace, problems: Problems) -> Conversion:
             problems.found(where, f"the split is {show(split)}, expected one of {', '.join(SPLITS)}")
         elif image not in images or name not in (str(one["id"]) for one in annotations[image]):
             problems.found(where, f"instances.json has no annotation {name} of the image {show(image)}", split)
-        else:
+        elif problems.is_name(where, str(image), "the image_id", split) and problems.is_path(
+            f"{folder / 'instances.json'}, image {show(image)}", images[image]["file_name"], "the file_name", split
+        ):
             texts = [one["sent"].strip() for one in ref["sentences"]]
             by_split[split][image] += [Sentence((name,), text, where) for text in texts if text]
 

@@ -80,10 +80,11 @@ def _video(
     if not names:
         problems.found(where, "there is no such video with file_names, but annotations of it")
         return None
-    for name in names:
-        parts = Path(name).parts
-        if not all(problems.is_name(where, part, "a part of a file_name") for part in parts):
-            return None
+    if not all(problems.is_path(where, name, "the file_name") for name in names):
+        return None
+    video_id = Path(names[0]).parent.name or str(number)
+    if not problems.is_name(where, video_id, "the video's id"):
+        return None
     wrong = next((name for name, masks in tracks.items() if len(masks) != len(names)), None)
     if wrong is not None:
         why = f"the annotation {wrong} has {len(tracks[wrong])} segmentations for {len(names)} frames"
@@ -98,5 +99,4 @@ def _video(
     # an object whose masks are all null is absent everywhere
     shapes += [(0, name, partial(coco_segmentation, [])) for name, masks in tracks.items() if not any(masks)]
     files = [folder / name for name in names]
-    video_id = Path(names[0]).parent.name or str(number)
     return own.AnnotatedVideo(video_id, files, shapes, sentences, where, annotated=list(range(len(files))))

@@ -1,5 +1,6 @@
 """Composites against a painter that goes pixel by pixel, against the source's own files, and against their words."""
 
+import json
 import runpy
 import shutil
 import sys
@@ -10,6 +11,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
+from cvls import main
 from factories import ROOT, catalog_of, folders_of, on_sources
 from modeling_cvls.composites import (
     make_composite,
@@ -143,6 +145,22 @@ def test_stills_join_the_sources(flat, stills):
     held_out = {"picture07", "picture15"}
     assert shown["test"] <= held_out and not shown["train"] & held_out
     assert not shown["test"] & shown["train"]
+
+
+def test_stills_and_links_stay_in_their_folders(flat, stills, tmp_path, capsys):
+    shutil.copytree(stills, tmp_path / "stills")
+    content = json.loads((stills / "objects.json").read_text())
+    named = {**content, "../x": next(iter(content.values()))}
+    (tmp_path / "stills" / "objects.json").write_text(json.dumps(named))
+    with pytest.raises(ValueError, match=r"objects.json: the id of a picture is '../x', but it must be a plain name"):
+        read_catalog(folders_of(flat, stills=tmp_path / "stills"))
+    (tmp_path / "stills" / "objects.json").unlink()
+    (tmp_path / "stills" / "objects.json").symlink_to(stills / "objects.json")
+    (tmp_path / "names.json").write_text(json.dumps(flat[1]))
+    with pytest.raises(SystemExit):
+        main(["compose", "--source", str(flat[0]), "--names", str(tmp_path / "names.json"), "--stills",
+              str(tmp_path / "stills"), "--output", str(tmp_path / "out")])  # fmt: skip
+    assert "objects.json is a link to" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_single_name_may_stand_for_others(flat, stills):

@@ -10,42 +10,12 @@ import pytest
 from datasets import load_dataset
 
 import cvls
+from factories import FILE_DAMAGES, flip, overwrite, remove
 from modeling_cvls import synthetic
 from modeling_cvls.data import read_masks
 
 LAYOUTS = ("a2d_sentences", "jhmdb_sentences", "refer_youtube_vos", "ref_davis17", "mevis")
 SPLITS = {"train": 3, "test": 2}
-
-
-def cut(path, rng):
-    content = path.read_bytes()
-    path.write_bytes(content[: rng.randrange(len(content))])
-
-
-def flip(path, rng):
-    content = bytearray(path.read_bytes())
-    for _ in range(rng.choice([1, 3, 20])):
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(content)
-
-
-def overwrite(path, rng):
-    content = bytearray(path.read_bytes())
-    start = rng.randrange(len(content))
-    content[start : start + 64] = rng.randbytes(64)
-    path.write_bytes(content)
-
-
-def empty(path, rng):
-    path.write_bytes(b"")
-
-
-def remove(path, rng):
-    path.unlink()
-
-
-def noise(path, rng):
-    path.write_bytes(rng.randbytes(500))
 
 
 def remove_folder(path, rng):
@@ -57,7 +27,7 @@ def a_link(path, rng):
     path.symlink_to("/etc/passwd")
 
 
-DAMAGES = (cut, flip, overwrite, empty, remove, noise, remove_folder, a_link)
+DAMAGES = (*FILE_DAMAGES, remove_folder, a_link)
 
 
 @pytest.fixture(scope="module")

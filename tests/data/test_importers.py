@@ -147,6 +147,9 @@ def test_coco_gives_the_masks_that_the_coco_api_gives(coco, tmp_path):
         (lambda c: c["annotations"][4]["segmentation"].update(counts=[5, 5]), "the runs of a mask are"),
         (lambda c: c["annotations"][0].update(image_id=99), "the image_id 99, but no image has it"),
         (lambda c: c["images"][0].update(file_name="../secret.jpg"), "leads out of the folder"),
+        (lambda c: c["images"][0].update(file_name="/etc/secret.jpg"), "leads out of the folder.*must be a plain name"),
+        (lambda c: c["images"][0].update(file_name="a/\0.jpg"), "must be a plain name"),
+        (lambda c: c["images"][0].update(file_name=""), "must be a plain name"),
         (lambda c: c["images"][0].update(file_name="missing.jpg"), "missing.jpg: this frame does not exist"),
         (lambda c: c.pop("images"), "instances.json: not of the form"),
         (lambda c: c["annotations"][1].update(id=1), "two entries of kind annotation have the id 1; each needs"),
@@ -283,6 +286,7 @@ def test_pickles_that_are_no_refs_run_nothing(refcoco, tmp_path, content, capsys
     ("change", "why"),
     [
         (lambda refs: refs[1].update(ann_id=9), "ref 1: instances.json has no annotation 9 of the image 10"),
+        (lambda refs: refs[1].update(image_id="../10"), "ref 1: instances.json has no annotation 2 of the image"),
         (lambda refs: refs[1].update(split="dev"), "ref 1: the split is 'dev', expected one of train, validation"),
     ],
 )
@@ -294,6 +298,31 @@ def test_wrong_refs(refcoco, tmp_path, change, why):
         convert("refcoco", refcoco, tmp_path / "out", "--dataset", "refcoco+")
     splits = convert("refcoco", refcoco, tmp_path / "out", "--dataset", "refcoco+", "--skip-invalid")
     assert len(splits["train"][0]["sentences"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            lambda image: image.update(file_name="../secret.jpg"),
+            "the file_name '../secret.jpg' leads out of the folder",
+        ),
+        (lambda image: image.update(id="../10"), r"the image_id is '../10', but it must be a plain name"),
+    ],
+)
+def test_refcoco_stays_in_its_folders(refcoco, tmp_path, change, why):
+    content = json.loads((refcoco / "refcoco+" / "instances.json").read_text())
+    image = next(one for one in content["images"] if one["id"] == 10)
+    change(image)
+    for one in content["annotations"]:
+        one["image_id"] = image["id"] if one["image_id"] == 10 else one["image_id"]
+    refs = [{**ref, "image_id": image["id"] if ref["image_id"] == 10 else ref["image_id"]} for ref in REFS]
+    (refcoco / "refcoco+" / "instances.json").write_text(json.dumps(content))
+    (refcoco / "refcoco+" / "refs(unc).p").write_bytes(pickle.dumps(refs))
+    with pytest.raises(ValueError, match=why):
+        convert("refcoco", refcoco, tmp_path / "out", "--dataset", "refcoco+")
+    splits = convert("refcoco", refcoco, tmp_path / "out", "--dataset", "refcoco+", "--skip-invalid")
+    assert splits.keys() == {"validation", "testA"}
 
 
 def test_refcoco_without_pictures(refcoco, tmp_path):

@@ -14,9 +14,9 @@ from PIL import Image
 
 from factories import ROOT
 from modeling_cvls.cli import convert as command
-from modeling_cvls.conversion.files import check_tree, read_csv, read_json, read_text
+from modeling_cvls.conversion.files import read_csv, read_json, read_text
 from modeling_cvls.conversion.problems import Problems
-from modeling_cvls.names import check_name
+from modeling_cvls.names import check_name, check_path, check_tree
 from modeling_cvls.synthetic import write_a2d_sentences, write_jhmdb_sentences, write_mevis, write_refer_youtube_vos
 
 
@@ -60,6 +60,17 @@ def test_names(name):
 def test_what_is_no_name(name):
     with pytest.raises(ValueError, match="^the id (is .*must be a plain name|must be text)"):
         check_name(name, "the id")
+
+
+@pytest.mark.parametrize("path", ["a", "a/b.jpg", "./a//b", "x" * 200 + "/" + "y" * 200])
+def test_paths(path):
+    assert check_path(path, "the file") == path
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "/a", "a/../b", "a/..", "a\\b", "C:/a", "a/\0", "x" * 201, None, 3])
+def test_what_is_no_path(path):
+    with pytest.raises(ValueError, match="^the file .*(must be a plain name|must be text)"):
+        check_path(path, "the file")
 
 
 def edit_meta(root, change):

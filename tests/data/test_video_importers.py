@@ -64,6 +64,13 @@ def test_youtube_vis(youtube_vis, tmp_path):
         (lambda c: c["annotations"][0]["segmentations"].pop(), "annotation 1 has 2 segmentations for 3 frames"),
         (lambda c: c["annotations"][0].update(video_id=9), "different videos|no such video"),
         (lambda c: c["videos"][0]["file_names"].__setitem__(0, "../x.jpg"), "must be a plain name"),
+        (
+            lambda c: (
+                c["videos"][0].update(id="../1", file_names=["0.jpg"] * FRAMES),
+                [one.update(video_id="../1") for one in c["annotations"]],
+            ),
+            "the video's id is '../1'",
+        ),
         (lambda c: c["videos"][0]["file_names"].__setitem__(0, "walk/9.jpg"), "9.jpg: this frame does not exist"),
         (lambda c: c.pop("videos"), "not of the form"),
         (lambda c: c["annotations"][1].update(id=1), "two entries of kind annotation have the id 1"),
