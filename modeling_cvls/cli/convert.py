@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None, prog: str = "cvls convert") -> None
     parser = ArgumentParser(prog=prog, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=(*BENCHMARKS, *TOOLS), help="the benchmark, or the format")
     name = parser.parse_args(arguments[:1]).name
-    require("data", "datasets", "filelock", "h5py", "scipy")
+    require("data", "datasets", "h5py", "scipy")
     from ..conversion import conversion_parser, run_conversion
 
     source = import_module(f"modeling_cvls.conversion.{name}")

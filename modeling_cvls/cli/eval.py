@@ -15,11 +15,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
-from transformers import AutoProcessor
 
+from ..atomic import written_together
 from ..extras import require
-from ..launch import check_checkpoint, process_state
-from ..modeling_cvls import CVLSModel
+from ..launch import check_checkpoint, load_model, load_processor, process_state
 
 
 def make_parser(prog: str) -> ArgumentParser:
@@ -72,8 +71,8 @@ def main(arguments: list[str] | None = None, prog: str = "cvls eval") -> None:
     threshold = protocol.presence_threshold if args.presence_threshold is None else args.presence_threshold
     check_checkpoint(args.model, "--model")
     state = process_state()
-    model = CVLSModel.from_pretrained(args.model).to(state.device)
-    processor = AutoProcessor.from_pretrained(args.model)
+    model = load_model(args.model, "--model").to(state.device)
+    processor = load_processor(args.model, "--model")
     dataset = load_dataset(args.dataset, split=split)
     results = evaluate_segmenter(
         model,
@@ -93,8 +92,8 @@ def main(arguments: list[str] | None = None, prog: str = "cvls eval") -> None:
         print(f"{args.dataset}, split {split}, protocol {protocol.name}: {frames}", results_table(results), sep="\n\n")
         if args.output:
             settings = {"protocol": protocol.name, "frames": frames, "presence_threshold": threshold}
-            args.output.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps({**results, **settings}, indent=2) + "\n"
-            args.output.write_text(text, encoding="utf-8")
+            with written_together(args.output) as partial:
+                (partial / args.output.name).write_text(text, encoding="utf-8")
     if args.submission:
         print(f"submission: {args.submission / 'submission.zip'}")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..atomic import written_together
 from ..extras import require
-from ..launch import check_checkpoint
 
 DESCRIPTION = """Draws what a segmenter saw in a clip as one picture: the similarity map, the mask and the kept
 channels of each sentence. Give a video file and sentences, or a data set, whose masks are then shown as the truth."""
@@ -67,13 +67,12 @@ def main(arguments: list[str] | None = None, prog: str = "cvls explain") -> None
         clip = clip_of_dataset(args.dataset, args.split, args.video_id, args.frame, args.num_sentences)
     else:
         clip = clip_of_video(args.video, args.sentences, args.frame)
-    check_checkpoint(args.model, "--model")
-    folders = [args.model]
-    if args.compare:
-        check_checkpoint(args.compare, "--compare")
-        folders.append(args.compare)
     names = [*args.names, None, None]
-    picture = Picture(clip, [NamedSegmenter(folder, name) for folder, name in zip(folders, names, strict=False)])
+    segmenters = [NamedSegmenter(args.model, "--model", names[0])]
+    if args.compare:
+        segmenters.append(NamedSegmenter(args.compare, "--compare", names[1]))
+    picture = Picture(clip, segmenters)
     lines = picture.draw()
-    picture.save(args.output)
+    with written_together(args.output) as partial:
+        picture.save(partial / args.output.name)
     print(*lines, f"written to {args.output}", sep="\n")

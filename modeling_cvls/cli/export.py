@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from ..atomic import written_together
 from ..extras import require
 
 DESCRIPTION = """Exports a trained model as one graph that runs without this package. It takes pixel_values_videos,
@@ -30,13 +31,15 @@ def main(arguments: list[str] | None = None, prog: str = "cvls export") -> None:
     import torch
 
     from ..export import SUFFIXES, export_model, save_exported
-    from ..modeling_cvls import CVLSModel
+    from ..launch import load_model
 
     suffix = SUFFIXES[args.format]
     if args.output.suffix != suffix:
         parser.error(f"--output {args.output}: the name of a file of format {args.format} ends in {suffix}")
-    model = CVLSModel.from_pretrained(args.model, dtype=torch.float32).eval()
+    model = load_model(args.model, "--model", dtype=torch.float32).eval()
     exported, difference = export_model(model, args.format, args.size and tuple(args.size))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    save_exported(exported, args.format, args.output)
+    with written_together(args.output) as partial:
+        save_exported(exported, args.format, partial / args.output.name)
+        for weights in partial.glob("*.data"):  # beside a graph that they do not fit into
+            weights.replace(args.output.with_name(weights.name))
     print(f"{args.output} written; on random inputs of another shape it differs from the model by {difference:.1e}")

@@ -11,6 +11,7 @@ where it was stopped.
 
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,10 +19,20 @@ from accelerate import PartialState
 from jsonargparse import ArgumentParser
 from transformers import pipeline
 
+from ..atomic import only_one
 from ..launch import check_checkpoint, process_state
 from ..results import FORMATS
-from ..segmentation import Settings, check_settings, left_out_of, segment_folder, segment_video, videos_in
+from ..segmentation import (
+    Settings,
+    check_links,
+    check_settings,
+    left_out_of,
+    segment_folder,
+    segment_video,
+    videos_in,
+)
 from ..segmentation.files import FOLDER_FPS
+from ..session_cvls import fingerprint
 
 
 def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None:
@@ -36,6 +47,8 @@ def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None
     folder = Path(args.video)
     videos = videos_in(folder) if folder.is_dir() else []
     _check_output(args, settings, folder, is_folder=bool(videos))
+    if folder.is_dir() and not args.allow_links:
+        check_links(folder, videos)
     check_checkpoint(args.model, "--model")
     state = process_state()
     if videos:
@@ -66,11 +79,15 @@ def _check_output(args: Namespace, settings: Settings, video: Path, is_folder: b
 
 
 def _segment_folder(videos: list[Path], args: Namespace, settings: Settings, state: PartialState, prog: str) -> None:
-    args.output.mkdir(parents=True, exist_ok=True)
-    with state.main_process_first():
-        check_settings(args.output, settings)
-    segmenter = pipeline("video-language-segmentation", model=args.model, device=args.device or state.device)
-    errors, damages = segment_folder(segmenter, videos, args.output, settings, state, args.batch_size)
+    another = BlockingIOError(
+        f"another run is writing to --output {args.output}; to share the work, start one run with several processes: "
+        "torchrun --nproc-per-node N"
+    )
+    with only_one(args.output / ".lock", another) if state.is_main_process else nullcontext():
+        segmenter = pipeline("video-language-segmentation", model=args.model, device=args.device or state.device)
+        with state.main_process_first():
+            check_settings(args.output, settings, fingerprint(segmenter.model))
+        errors, damages = segment_folder(segmenter, videos, args.output, settings, state, args.batch_size)
     if state.is_main_process:
         left_out = left_out_of(Path(args.video), videos)
         if left_out:
@@ -130,6 +147,9 @@ def make_parser(prog: str) -> ArgumentParser:
         default="overlay",
         help="what to write: overlay, an mp4 file; coco, youtube_vis or cvat, a file of annotations; palette, "
         "competition or mots, a folder of images; for a folder of videos, one of them per video. Default: overlay",
+    )
+    parser.add_argument(
+        "--allow-links", action="store_true", help="let links lead out of a folder of videos or of frames"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: an accelerator where there is one")
     return parser

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from tqdm.auto import tqdm
 
+from ..atomic import written_together
 from ..extras import require
 
 
@@ -40,6 +41,6 @@ def main(arguments: list[str] | None = None, prog: str = "cvls show") -> None:
     rows = dataset.select([i * len(dataset) // number for i in range(number)])
     title = f"{args.dataset}, split {split}: {number} of {len(dataset)} videos"
     page = review_page(tqdm(rows, desc="drawing", unit="video"), title, args.columns)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(page, encoding="utf-8")
+    with written_together(args.output) as partial:
+        (partial / args.output.name).write_text(page, encoding="utf-8")
     print(f"Wrote {args.output}")

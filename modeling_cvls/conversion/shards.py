@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
+from ..atomic import only_one
 from ..data.schema import FEATURES
 from .card import Description, make_dataset_card
 from .problems import Problem, Problems
@@ -31,8 +31,6 @@ PARQUET = {"use_dictionary": False, "write_statistics": False}
 LEFT_OUT = "left_out.jsonl"
 # In a finished folder: which conversion wrote it. load_dataset and the Hub's viewer pass over hidden files.
 CONVERSION = ".conversion.json"
-# Seconds to wait for the lock: the workers of a run that was killed may live a moment longer and hold it.
-LOCK_TIMEOUT = 1
 
 
 def row_bytes(row: Row) -> int:
@@ -170,21 +168,17 @@ class UnfinishedDataset:
             )
         if self.folder.exists() and not all(path.name.startswith(".") for path in self.folder.iterdir()):
             raise FileExistsError(f"{self.folder} is needed while writing, but holds something else; move it away")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
+        over = False
         try:
-            lock.acquire(timeout=LOCK_TIMEOUT)
-        except Timeout as error:
-            raise BlockingIOError(f"another process is writing {self.output}") from error
-        try:
-            yield
+            with only_one(self.folder / ".lock", BlockingIOError(f"another process is writing {self.output}")):
+                try:
+                    yield
+                finally:
+                    over = self.is_complete() or not any(self.shards.values())
+                    if over:
+                        shutil.rmtree(self.content, ignore_errors=True)
+                        self.state_file.unlink(missing_ok=True)
         finally:
-            over = self.is_complete() or not any(self.shards.values())
-            if over:
-                shutil.rmtree(self.content, ignore_errors=True)
-                self.state_file.unlink(missing_ok=True)
-            # Windows does not delete a file that is open.
-            lock.release()
             if over:
                 shutil.rmtree(self.folder)
 

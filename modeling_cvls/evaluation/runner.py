@@ -3,6 +3,7 @@
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,13 +16,15 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from ..atomic import only_one
 from ..data import check_dataset, video_of
 from ..modeling_cvls import CVLSModel
 from ..pipeline_cvls import CVLSPipeline
 from ..processing_cvls import CVLSProcessor
+from ..session_cvls import fingerprint
 from .protocols import Protocol, protocol_named
 from .records import Prediction, object_records, pair_records, sentences_by_annotator
-from .submission import Submission, dataset_digest
+from .submission import Submission, dataset_digest, frame_names_of
 
 METRICS = Path(__file__).parents[1] / "metrics"
 RECORDS = {"video_language_segmentation": pair_records, "region_and_boundary": object_records}
@@ -61,6 +64,7 @@ def evaluate_segmenter(
 
     Raises:
         ValueError: an unknown protocol; neither truth nor a submission; what is wrong with a row, naming its video.
+        BlockingIOError: another evaluation is writing the submission.
     """
     protocol = protocol_named(protocol)
     check_dataset(dataset, "the evaluation set")
@@ -68,24 +72,26 @@ def evaluate_segmenter(
     segmentation = {**segmentation, "presence_threshold": threshold}
     state = PartialState()
     has_truth = _has_truth(dataset, submission)
-    run = _Run(
-        CVLSPipeline(model=model, processor=processor, device=model.device),
-        protocol,
-        segmentation,
-        _start_submission(submission, model, dataset, protocol, segmentation, state) if submission else None,
-        _load_metric(protocol, state) if has_truth else None,
-        allow_urls,
-    )
-    was_training = model.training
-    model.eval()
-    run.evaluate_share(dataset, state, progress)
-    model.train(was_training)
-    state.wait_for_everyone()  # the metric waits for no more than 100 seconds
-    if run.submission and state.is_main_process:
-        run.submission.finish(protocol)
+    with _only_evaluation(submission, state):
+        run = _Run(
+            CVLSPipeline(model=model, processor=processor, device=model.device),
+            protocol,
+            segmentation,
+            _start_submission(submission, model, dataset, protocol, segmentation, state) if submission else None,
+            _load_metric(protocol, state) if has_truth else None,
+            allow_urls,
+        )
+        run.evaluate(dataset, state, progress)
     results = [run.metric.compute() if run.metric is not None else {}]
     broadcast_object_list(results)
     return results[0]
+
+
+def _only_evaluation(submission: str | Path | None, state: PartialState) -> AbstractContextManager[None]:
+    if submission is None or not state.is_main_process:
+        return nullcontext()
+    another = BlockingIOError(f"another evaluation is writing to {submission}")
+    return only_one(Path(submission) / ".lock", another)
 
 
 def _has_truth(dataset: Dataset, submission: str | Path | None) -> bool:
@@ -109,6 +115,7 @@ def _start_submission(
 ) -> Submission:
     settings = {
         "model": model.config._name_or_path,
+        "weights": fingerprint(model),
         "dataset": dataset_digest(dataset),
         "protocol": protocol.name,
         **{name: value for name, value in segmentation.items() if name != "batch_size"},  # which changes no mask
@@ -139,6 +146,17 @@ class _Run:
     submission: Submission | None
     metric: evaluate.Metric | None
     allow_urls: bool
+
+    def evaluate(self, dataset: Dataset, state: PartialState, progress: bool) -> None:
+        """Evaluates this process's part of the rows, and finishes the submission when the others have done theirs."""
+        model = self.pipeline.model
+        was_training = model.training
+        model.eval()
+        self.evaluate_share(dataset, state, progress)
+        model.train(was_training)
+        state.wait_for_everyone()  # the metric waits for no more than 100 seconds
+        if self.submission and state.is_main_process:
+            self.submission.finish(self.protocol)
 
     def evaluate_share(self, dataset: Dataset, state: PartialState, progress: bool) -> None:
         """Evaluates this process's part of the rows.
@@ -174,6 +192,8 @@ class _Run:
         return range(0 if is_done else row["num_frames"])
 
     def _evaluate_row(self, row: Mapping[str, Any], frames: Sequence[int]) -> None:
+        if self.submission:
+            frame_names_of(row)  # before the masks are made
         predictions = self._segment(row, frames)
         if self.submission:
             self.submission.write(row, predictions)

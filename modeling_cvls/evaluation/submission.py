@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,11 @@ class Submission:
             predictions: of each sentence one prediction per frame of the video.
 
         Raises:
-            ValueError: the row's frames have no names.
+            ValueError: as `frame_names_of`.
         """
         if self.has(row["video_id"]):
             return
-        names = [Path(cell["path"] or "").stem for cell in row["frames"] or []]
-        if not names or not all(names):
-            raise ValueError("a submission is named after the source's frames, but the row's frames have no `path`")
+        names = frame_names_of(row)
         partial = self.folder / f".{row['video_id']}.partial"
         if partial.exists():
             shutil.rmtree(partial)
@@ -93,26 +92,51 @@ class Submission:
         partial.replace(self.folder / "submission.zip")
 
 
+def frame_names_of(row: Mapping[str, Any]) -> list[str]:
+    """What the files of a row's masks are called.
+
+    Raises:
+        ValueError: a frame has no name, none that a file can have, or the name of another one.
+    """
+    names = [Path(cell["path"] or "").stem for cell in row["frames"] or []]
+    if not names or not all(names):
+        raise ValueError("a submission is named after the source's frames, but the row's frames have no `path`")
+    for name in names:
+        check_name(name, "the name of a frame")
+    _check_once(names, "frames")
+    return names
+
+
 def expressions_of(row: Mapping[str, Any]) -> list[str]:
     """What the folders of a row's sentences are called.
 
     Raises:
-        ValueError: naming the video: the id of a sentence is no plain name.
+        ValueError: naming the video: the id of a sentence is no plain name, or that of another one.
     """
-    video_id = row["video_id"]
-    return [
-        check_name(sentence["sentence_id"].removeprefix(f"{video_id}/"), f"video {video_id!r}: the sentence's id")
+    video = f"video {row['video_id']!r}"
+    names = [
+        check_name(sentence["sentence_id"].removeprefix(f"{row['video_id']}/"), f"{video}: the sentence's id")
         for sentence in row["sentences"]
     ]
+    _check_once(names, f"sentences of {video}")
+    return names
+
+
+def _check_once(names: Sequence[str], what: str) -> None:
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        raise ValueError(f"several {what} are called {twice[0]!r}, so that the masks of one would replace the other's")
 
 
 def dataset_digest(dataset: Dataset) -> str:
     """A digest of the videos and sentences of a data set, in their order.
 
     Raises:
-        ValueError: the id of a video or of a sentence is no plain name, so that no folder can be called so.
+        ValueError: the id of a video or of a sentence is no plain name, so that no folder can be called so, or is
+            there twice.
     """
     digest = hashlib.sha256()
+    _check_once(dataset["video_id"], "videos")
     for row in dataset.select_columns(["video_id", "num_frames", "sentences"]):
         check_name(row["video_id"], "the video's id")
         expressions_of(row)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..atomic import written_together
 from ..visualization import COLORS, VideoWriter, overlay
 from .annotations import to_coco, to_cvat, to_youtube_vis
 
@@ -22,38 +20,20 @@ if TYPE_CHECKING:
     from .video import VideoResult
 
 DEFAULT_FPS = 24  # of a video whose frames per second are not known
-LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
 
 
-def partial_path(path: Path) -> Path:
-    """The name, hidden and beside `path`, under which it is written until it is complete."""
-    name = f".{path.stem}.partial{path.suffix}"
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        name = f".{hashlib.sha256(os.fsencode(path.stem)).hexdigest()}.partial{path.suffix}"
-    return path.with_name(name)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+def check_free(path: Path) -> None:
+    """Raises a `FileExistsError` where a folder of that name has something in it."""
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"{path} exists and is not empty; choose another name")
 
 
 @contextmanager
 def _complete(path: Path) -> Iterator[Path]:
     """A name to write to; what was written gets the name `path` at the end, and nothing stays after an error."""
-    if path.is_dir() and any(path.iterdir()):
-        raise FileExistsError(f"{path} exists and is not empty; choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
-    _remove(partial)  # of a run that was killed
-    try:
-        yield partial
-        if path.is_dir():
-            path.rmdir()
-        partial.replace(path)
-    finally:
-        _remove(partial)
+    check_free(path)
+    with written_together(path) as folder:
+        yield folder / path.name
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

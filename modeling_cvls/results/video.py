@@ -1,6 +1,7 @@
 """The masks of all sentences in a video: kept as run lengths, drawn, saved, and handed to other tools."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,10 +153,15 @@ def segment(
     reader = video if isinstance(video, FrameReader) else FrameReader(video, video_fps, on_damage)
     found = segmenter(reader, sentences, mask_format="rle", **options)
     indices = found[0]["frame_indices"]
+    if not indices:
+        raise ValueError(f"none of the frames of {name} that were asked for can be decoded")
     frames = [Path(f"{index:05d}.jpg") for index in indices]
     if is_path and Path(video).is_dir():
         files_of_video = frame_files(video)
         frames = [files_of_video[index] for index in indices]
+        twice = [stem for stem, number in Counter(frame.stem for frame in frames).items() if number > 1]
+        if twice:
+            raise ValueError(f"several frames in {video} are called {twice[0]}, apart from their suffix; rename some")
     fps = reader.fps if options.get("fps") is None or reader.fps is None else min(options["fps"], reader.fps)
     return VideoResult(
         name,

@@ -1,7 +1,6 @@
 """One video to an overlay, cut-outs and videos of its masks, or to a file or folder of another format."""
 
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -11,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import written_together
 from ..frame_reader_cvls import FrameReader
 from ..pipeline_cvls import CVLSPipeline
-from ..results import SUFFIXES, partial_path, segment
+from ..results import SUFFIXES, check_free, segment
 from ..sound import open_sound
+from ..video_index_cvls import import_av, open_container, video_stream
 from ..visualization import VideoWriter, cutout, mask_picture, overlay
 
 #: Frames per second of a folder of frames, where nothing else is said.
@@ -83,6 +84,31 @@ def outputs_of(output: Path, settings: Settings) -> list[Path]:
     return [*([cutouts] if settings.cutouts else []), *([masks] if settings.masks else []), output]
 
 
+def is_done(output: Path, settings: Settings) -> bool:
+    """Whether all that is written for a video is there: with an overlay, a mask and a cut-out for each of its frames."""
+    if settings.format != "overlay":
+        return output.is_file() or (output.is_dir() and any(output.iterdir()))
+    frames = _count_frames(output)
+    cutouts, masks = _folders_of(output)
+    counts = [frames]
+    if settings.cutouts:
+        counts += [len(list((cutouts / name).glob("*.png"))) for name in settings.names]
+    if settings.masks:
+        counts += [_count_frames(masks / f"{name}.mp4") for name in settings.names]
+    return frames > 0 and counts == [frames] * len(counts)
+
+
+def _count_frames(path: Path) -> int:
+    """The frames of a video that was written here, as its header says; 0 where there is none."""
+    av = import_av()
+    try:
+        with open_container(str(path)) as container:
+            stream = video_stream(container)
+            return stream.frames if stream else 0
+    except (av.FFmpegError, OSError, ValueError):
+        return 0
+
+
 def segment_video(
     segmenter: CVLSPipeline,
     source: str | Path,
@@ -91,7 +117,8 @@ def segment_video(
     batch_size: int = 1,
     progress: bool = False,
 ) -> Summary:
-    """Segments a video and writes what `outputs_of` lists. Nothing is left of a video that could not be finished.
+    """Segments a video and writes what `outputs_of` lists. Nothing is left of a video that could not be finished, and
+    what was there before stays until then.
 
     Args:
         segmenter: the pipeline of the model.
@@ -101,12 +128,14 @@ def segment_video(
         progress: show a bar.
 
     Raises:
+        BlockingIOError: another process is writing the same results.
         OSError, ValueError: as the pipeline's `stream`.
     """
     fps = settings.video_fps or (FOLDER_FPS if Path(source).is_dir() else None)
     options: dict[str, Any] = {name: getattr(settings, name) for name in OPTIONS}
     options |= {"batch_size": batch_size, "progress": progress}
     if settings.format != "overlay":
+        check_free(output)  # before the work
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # as below
             result = segment(segmenter, source, settings.sentences, fps, on_damage=settings.on_damage, **options)
@@ -135,40 +164,27 @@ def _folders_of(output: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def _writer(output: Path, settings: Settings, reader: FrameReader) -> Iterator[Any]:
-    """A function that writes the result of a frame. All is written under another name, and gets its own at the end."""
-    partial = partial_path(output.with_suffix(""))
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    cutouts, _ = _folders_of(partial / output.name)
-    try:
-        with ExitStack() as stack:
-            writers: list[VideoWriter] = []  # of the overlay, then those of the masks
-            start = 0.0
+    """A function that writes the result of a frame."""
+    with written_together(*outputs_of(output, settings)) as partial, ExitStack() as stack:
+        cutouts, _ = _folders_of(partial / output.name)
+        writers: list[VideoWriter] = []  # of the overlay, then those of the masks
+        start = 0.0
 
-            def write(result: dict[str, Any]) -> None:
-                nonlocal start
-                if not writers:  # the time of the first frame is the zero of all
-                    start = result["time"]
-                    writers.extend(
-                        map(stack.enter_context, _open_writers(partial / output.name, settings, reader, start))
-                    )
-                frame, masks, time = result["frame"], result["masks"], result["time"] - start
-                writers[0].write(overlay(frame[None], masks[:, None], settings.sentences, result["scores"])[0], time)
-                if settings.cutouts:
-                    for name, mask in zip(settings.names, masks, strict=True):
-                        (cutouts / name).mkdir(parents=True, exist_ok=True)
-                        cutout(frame, mask).save(cutouts / name / f"{result['frame_index']:05d}.png")
-                for writer, mask in zip(writers[1:], masks, strict=False):  # none unless asked for
-                    writer.write(mask_picture(mask), time)
+        def write(result: dict[str, Any]) -> None:
+            nonlocal start
+            if not writers:  # the time of the first frame is the zero of all
+                start = result["time"]
+                writers.extend(map(stack.enter_context, _open_writers(partial / output.name, settings, reader, start)))
+            frame, masks, time = result["frame"], result["masks"], result["time"] - start
+            writers[0].write(overlay(frame[None], masks[:, None], settings.sentences, result["scores"])[0], time)
+            if settings.cutouts:
+                for name, mask in zip(settings.names, masks, strict=True):
+                    (cutouts / name).mkdir(parents=True, exist_ok=True)
+                    cutout(frame, mask).save(cutouts / name / f"{result['frame_index']:05d}.png")
+            for writer, mask in zip(writers[1:], masks, strict=False):  # none unless asked for
+                writer.write(mask_picture(mask), time)
 
-            yield write
-        for path in outputs_of(output, settings):
-            if path.is_dir():
-                shutil.rmtree(path)
-            (partial / path.name).replace(path)
-    finally:
-        shutil.rmtree(partial)
+        yield write
 
 
 def _open_writers(overlay_path: Path, settings: Settings, reader: FrameReader, start: float) -> list[VideoWriter]:

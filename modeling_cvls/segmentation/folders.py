@@ -1,6 +1,7 @@
 """A folder of videos, shared out among processes; what is done already is not done again."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
+from ..atomic import written_together
 from ..images_cvls import IMAGE_SUFFIXES, frame_files
+from ..names import check_link
 from ..pipeline_cvls import CVLSPipeline
 from ..video_index_cvls import import_av, open_container, video_stream
-from .files import Settings, outputs_of, segment_video
+from .files import Settings, is_done, segment_video
 
 NO_VIDEO_FORMATS = ("tty",)  # FFmpeg draws texts as videos
 #: What is taken for a video without looking into it, so that a broken one is an error and not left out.
@@ -31,6 +34,18 @@ def videos_in(folder: Path) -> list[Path]:
     return sorted(files + [path for path in paths if path.is_dir() and frame_files(path)])
 
 
+def check_links(folder: Path, videos: list[Path]) -> None:
+    """Refuses links out of a folder among its videos and their frames, or among its own frames.
+
+    Raises:
+        ValueError: naming the link.
+    """
+    for path in videos or [folder]:
+        for file in [path, *(frame_files(path) if path.is_dir() else [])]:
+            if file.is_symlink():
+                check_link(file, folder)
+
+
 def left_out_of(folder: Path, videos: list[Path]) -> list[Path]:
     """What else a folder holds, sorted; hidden files are not counted."""
     return sorted(path for path in folder.iterdir() if path.name[0] != "." and path not in videos)
@@ -48,25 +63,33 @@ def _holds_video(path: Path) -> bool:
         return False
 
 
-def check_settings(output: Path, settings: Settings) -> None:
-    """Remembers the settings in `output`/settings.json. All results in a folder are of the same sentences and
+def check_settings(output: Path, settings: Settings, weights: str) -> None:
+    """Remembers the settings in `output`/settings.json. All results in a folder are of the same model, sentences and
     settings, as what is there already is not made again.
 
+    Args:
+        output: the folder.
+        settings: of this run.
+        weights: the fingerprint of the model, whose folder may hold other weights than before.
+
     Raises:
-        ValueError: the folder holds results of other settings.
+        ValueError: the folder holds results of other settings, or settings that cannot be read.
     """
-    values, path = asdict(settings), output / "settings.json"
+    values, path = {**asdict(settings), "weights": weights}, output / "settings.json"
     if path.exists():
-        earlier = {**asdict(Settings(settings.model, settings.sentences)), **json.loads(path.read_text())}
+        try:
+            defaults = {**asdict(Settings(settings.model, settings.sentences)), "weights": weights}
+            earlier = {**defaults, **json.loads(path.read_text())}
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({str(error)[:80]}); give a new folder") from error
         changed = [name for name in values if values[name] != earlier.get(name)]
         if changed:
             raise ValueError(
                 f"--output {output} holds results of another {', '.join(changed)} (see {path.name}); give a new folder"
             )
     else:
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(values, indent=2) + "\n")
-        partial.replace(path)
+        with written_together(path) as partial:
+            (partial / path.name).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def segment_folder(
@@ -87,15 +110,15 @@ def segment_folder(
         ValueError: two videos would have the same output.
     """
     outputs = {video: output / f"{video.stem if video.is_file() else video.name}{settings.suffix}" for video in videos}
-    names = [path.name for path in outputs.values()]
-    twice = {name for name in names if names.count(name) > 1}
+    names = Counter(path.name for path in outputs.values())
+    twice = [name for name, number in names.items() if number > 1]
     if twice:
         raise ValueError(
             f"several videos in {videos[0].parent} would be written to {', '.join(sorted(twice))}: rename some"
         )
-    todo = [[video for video in videos if not all(path.exists() for path in outputs_of(outputs[video], settings))]]
-    broadcast_object_list(todo)  # the same for all, though others may have finished some already
-    (todo,) = todo
+    found = [[video for video in videos if state.is_main_process and not is_done(outputs[video], settings)]]
+    broadcast_object_list(found)  # the same for all, though others may have finished some already
+    (todo,) = found
     if state.is_main_process and len(todo) < len(videos):
         print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
     errors, damages = [], []

@@ -4,7 +4,9 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from datasets import load_dataset
+from filelock import FileLock
 from noise import close, make_set, measured
 from PIL import Image
 
@@ -104,6 +106,37 @@ def test_a_submission_stays_in_its_folder(model, processor, rows, tmp_path, name
         with pytest.raises(ValueError, match="must be a plain name"):
             measured(model, processor, [row], protocol="mevis", submission=folder)
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_nothing_replaces_the_masks_of_another(model, processor, rows, tmp_path):
+    """Two videos, two sentences or two frames of one name are refused before a mask is made."""
+    folder = tmp_path / "submission"
+    sentences = [{**sentence, "sentence_id": "0"} for sentence in rows[0]["sentences"]]
+    frames = [{**frame, "path": f"{number}/0.jpg"} for number, frame in enumerate(rows[0]["frames"])]
+    for change, message in (
+        ([rows[0], rows[0]], "several videos are called 'first'"),
+        ([{**rows[0], "sentences": sentences}], "several sentences of video 'first' are called '0'"),
+        ([{**rows[0], "frames": frames}], "video 'first': several frames are called '0'"),
+        ([{**rows[0], "frames": [{**frame, "path": "..\n"} for frame in frames]}], "must be a plain name"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measured(model, processor, change, protocol="mevis", submission=folder)
+        assert not list(tmp_path.rglob("*.png"))
+
+
+def test_two_evaluations_into_one_submission(model, processor, rows, tmp_path):
+    (tmp_path / "submission").mkdir()
+    with FileLock(tmp_path / "submission" / ".lock"):
+        with pytest.raises(BlockingIOError, match="another evaluation is writing to .*submission"):
+            measured(model, processor, rows, protocol="mevis", submission=tmp_path / "submission")
+
+
+def test_other_weights_in_the_same_folder_do_not_go_on(model, processor, rows, tmp_path):
+    measured(model, processor, rows, protocol="mevis", submission=tmp_path)
+    with torch.no_grad():
+        model.mask_bias += 1
+    with pytest.raises(ValueError, match="with masks of another model"):
+        measured(model, processor, rows, protocol="mevis", submission=tmp_path)
 
 
 def test_submission_and_truth_together(model, processor, rows, tmp_path):

@@ -12,6 +12,7 @@ from factories import ROOT
 ROOMS = [
     "extras",
     "names",
+    "atomic",
     "flat files",
     "launch",
     "fonts",
