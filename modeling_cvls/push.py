@@ -4,11 +4,10 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from transformers import AutoProcessor
 
 from .hub_cvls import rename
+from .launch import load_model, load_processor
 from .model_card import make_card
-from .modeling_cvls import CVLSModel
 
 
 def push(
@@ -35,13 +34,14 @@ def push(
 
     Raises:
         FileNotFoundError: the folder holds no checkpoint.
+        ValueError: naming a file of the checkpoint that is damaged.
         ValueError: private was asked for, and the repository is public.
         HfHubHTTPError, HFValidationError: the Hub refuses.
     """
     if not (model_folder / "config.json").is_file():
         raise FileNotFoundError(f"{model_folder} is no folder of a checkpoint: it holds no config.json")
-    model = CVLSModel.from_pretrained(model_folder)
-    processor = AutoProcessor.from_pretrained(model_folder)
+    model = load_model(model_folder, "--model")
+    processor = load_processor(model_folder, "--model")
     own_card = model_folder / "README.md"
 
     api = HfApi()

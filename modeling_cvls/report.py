@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, load_dataset
 from tqdm.auto import tqdm
-from transformers import TrainerState, pipeline
+from transformers import TrainerState
 
 from .data import read_masks, video_of
 from .frame_reader_cvls import FrameReader
+from .launch import load_pipeline
 from .model_card import make_card
 from .pipeline_cvls import CVLSPipeline
 from .visualization import contact_sheet, overlay, training_curves, write_video
@@ -41,7 +42,7 @@ def write_report(
     """
     state = TrainerState.load_from_json(str(model / "trainer_state.json"))
     training_curves(state.log_history, output / "training_curves.png")
-    segmenter = pipeline("video-language-segmentation", model=str(model))
+    segmenter = load_pipeline(model, "--model")
     rows = load_dataset(dataset, split=split)
     draw_clips(segmenter, rows, output, clips)
     card = make_card(

@@ -31,11 +31,11 @@ def main(arguments: list[str] | None = None, prog: str = "cvls check") -> None:
     args = parser.parse_args(arguments)
     require("data", "datasets")
     from datasets import load_dataset
-    from transformers import AutoTokenizer
 
     from ..data.checking import find_faults
+    from ..launch import load_processor
 
-    tokenizer = AutoTokenizer.from_pretrained(args.model) if args.model else None
+    tokenizer = load_processor(args.model, "--model").tokenizer if args.model else None
     splits = load_dataset(args.dataset)
     unknown = [split for split in args.split or [] if split not in splits]
     if unknown:

@@ -17,10 +17,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 from jsonargparse import ArgumentParser
-from transformers import pipeline
 
 from ..atomic import only_one
-from ..launch import check_checkpoint, process_state
+from ..launch import check_checkpoint, load_pipeline, process_state
 from ..results import FORMATS
 from ..segmentation import (
     Settings,
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None
         return
     if state.num_processes > 1:
         raise ValueError("several processes share out a folder of videos; start one process for a single video")
-    segmenter = pipeline("video-language-segmentation", model=args.model, device=args.device)
+    segmenter = load_pipeline(args.model, "--model", args.device)
     summary = segment_video(segmenter, args.video, args.output, settings, args.batch_size, progress=True)
     for score, share, sentence in zip(summary.scores, summary.shares, settings.sentences, strict=True):
         print(f"{score:.3f}  mask in {share:4.0%} of the frames  {sentence}")
@@ -84,7 +83,7 @@ def _segment_folder(videos: list[Path], args: Namespace, settings: Settings, sta
         "torchrun --nproc-per-node N"
     )
     with only_one(args.output / ".lock", another) if state.is_main_process else nullcontext():
-        segmenter = pipeline("video-language-segmentation", model=args.model, device=args.device or state.device)
+        segmenter = load_pipeline(args.model, "--model", args.device or state.device)
         with state.main_process_first():
             check_settings(args.output, settings, fingerprint(segmenter.model))
         errors, damages = segment_folder(segmenter, videos, args.output, settings, state, args.batch_size)

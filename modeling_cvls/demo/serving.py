@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 
 import gradio as gr
-from transformers import pipeline
 
 from ..hub_cvls import load_card
+from ..launch import load_pipeline
+from ..names import check_tree
 from .clips import Clips
 from .decoding import ClipLimits, Decoder
 from .examples import read_examples, write_examples
@@ -27,6 +28,7 @@ def serve(
     device: str | None = None,
     port: int | None = None,
     share: bool = False,
+    allow_links: bool = False,
 ) -> None:
     """Serves the page; returns when it is stopped, and then nothing of the visitors is left.
 
@@ -37,12 +39,15 @@ def serve(
         device: such as "cuda:1"; default: an accelerator where there is one.
         port: default: the first free one from 7860 on.
         share: also make a public link through gradio's servers.
+        allow_links: let links lead out of `examples`, all of which is served.
 
     Raises:
-        OSError, ValueError: there is no such model, or the port is in use.
+        OSError, ValueError: there is no such model, a link leads out of `examples`, or the port is in use.
     """
+    if examples is not None:
+        check_tree(examples, allow_links)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder is deleted then too
-    segmenter = pipeline("video-language-segmentation", model=model, device=device)
+    segmenter = load_pipeline(model, "--model", device)
     text = PageText(max_seconds, max_megabytes, KEPT_FOR, describe_model(model))
     with tempfile.TemporaryDirectory(prefix="cvls-page-") as folder:
         cache, offered = Path(folder, "cache"), examples or Path(folder, "examples")

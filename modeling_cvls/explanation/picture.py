@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoProcessor
 
-from ..modeling_cvls import CVLSModel
+from ..launch import load_model, load_processor
 from .clips import Clip
 from .measures import channel_overlap, mask_iou, similarity_in_instances
 from .panels import (
@@ -30,11 +29,17 @@ HEAD = 0.74  # inches, the title and the heads of the columns
 
 
 class NamedSegmenter:
-    """A model with its processor and the name that the picture gives it (by default that of its folder)."""
+    """A model with its processor and the name that the picture gives it (by default that of its folder).
 
-    def __init__(self, folder: str, name: str | None = None):
-        self.model = CVLSModel.from_pretrained(folder).float().eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
+    Args:
+        folder: folder or Hub name of the checkpoint.
+        argument: how messages call where the folder is from, such as "--model".
+        name: in the picture.
+    """
+
+    def __init__(self, folder: str, argument: str, name: str | None = None):
+        self.model = load_model(folder, argument).float().eval()
+        self.processor = load_processor(folder, argument)
         self.name = name or Path(folder).name
         self.has_contrast = self.model.config.contrast_weight > 0
 

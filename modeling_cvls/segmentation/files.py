@@ -85,7 +85,7 @@ def outputs_of(output: Path, settings: Settings) -> list[Path]:
 
 
 def is_done(output: Path, settings: Settings) -> bool:
-    """Whether all that is written for a video is there: with an overlay, a mask and a cut-out for each of its frames."""
+    """Whether all that belongs to a video is there; with an overlay, a mask and a cut-out for each of its frames."""
     if settings.format != "overlay":
         return output.is_file() or (output.is_dir() and any(output.iterdir()))
     frames = _count_frames(output)

@@ -3,10 +3,10 @@
 from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
-from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..configuration_cvls import CVLSConfig
-from ..launch import check_checkpoint
+from ..launch import load_model, load_processor
 from ..modeling_cvls import CVLSModel
 from ..processing_cvls import CVLSProcessor
 from ..video_processing_cvls import CVLSVideoProcessor
@@ -33,9 +33,8 @@ def build(
         train_set: rows of video sentences; their words are the vocabulary where no pretrained tokenizer is given.
     """
     if model_args.checkpoint:
-        check_checkpoint(model_args.checkpoint, "model.checkpoint")
-        model = CVLSModel.from_pretrained(model_args.checkpoint, **model_args.config)
-        processor = AutoProcessor.from_pretrained(model_args.checkpoint)
+        model = load_model(model_args.checkpoint, "model.checkpoint", **model_args.config)
+        processor = load_processor(model_args.checkpoint, "model.checkpoint")
     else:
         if model_args.vision and model_args.text:
             model = CVLSModel.from_vision_text_pretrained(model_args.vision, model_args.text, **model_args.config)

@@ -1,23 +1,28 @@
 """Checkpoints that appear whole or not at all, and finding the newest whole one to go on from."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
+from ..atomic import only_one
+from ..names import check_path
 from .arguments import CVLSTrainingArguments
 
 #: Where a checkpoint is written, in `output_dir`, before it gets its name, and the lock of the folder. The Trainer
 #: uploads nothing that begins so.
 UNFINISHED, LOCK = "_unfinished", "_lock"
+
+#: Names the SHA-256 of each file of a checkpoint, by which one that was changed is found.
+SUMS = "SHA256SUMS"
 
 #: The weights that a training with `ema_decay` goes on from; those that are evaluated and used are the averaged ones.
 TRAINING_WEIGHTS = "training_weights.safetensors"
@@ -25,7 +30,11 @@ TRAINING_WEIGHTS = "training_weights.safetensors"
 
 def finish(written: Path, final: Path) -> None:
     """Gives a folder its name when all of it is on the disk, and removes the folder that it was written in. Where the
-    name is taken, the old folder goes last."""
+    name is taken, the old folder goes last. The sums of its files are written beside them, as `sha256sum` writes them.
+    """
+    files = sorted(path for path in written.rglob("*") if path.is_file())
+    lines = [f"{_sha256(path)}  {path.relative_to(written).as_posix()}\n" for path in files]
+    (written / SUMS).write_text("".join(lines), encoding="utf-8")
     for path in [*written.rglob("*"), written]:
         _flush(path)
     replaced = written.with_name(f"replaced-{final.name}")
@@ -34,6 +43,11 @@ def finish(written: Path, final: Path) -> None:
     os.rename(written, final)
     _flush(final.parent)
     shutil.rmtree(written.parent, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:
@@ -109,8 +123,9 @@ def fault_of(folder: Path, args: CVLSTrainingArguments) -> str | None:
         weights = {"model.safetensors"}
         index = folder / "model.safetensors.index.json"
         if index.exists():
-            weights = set(json.loads(index.read_text())["weight_map"].values())
-    except (OSError, ValueError, KeyError) as error:
+            named = json.loads(index.read_text())["weight_map"].values()
+            weights = {check_path(name, "a file of weights") for name in named}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"trainer_state.json or the index of the weights cannot be read ({error})"
     states: set[str] = set()
     if not (args.deepspeed or args.fsdp):  # which have their own layout, and check it
@@ -121,6 +136,30 @@ def fault_of(folder: Path, args: CVLSTrainingArguments) -> str | None:
     for name in sorted({"config.json"} | weights | states):
         if not (folder / name).is_file():
             return f"{name} is missing{_explained(name, folder)}"
+    if (folder / SUMS).is_file():
+        return _changed(folder, {"config.json", "trainer_state.json"} | weights | states)
+    return _damaged(folder, weights, states)
+
+
+def _changed(folder: Path, needed: set[str]) -> str | None:
+    """Which file of a checkpoint is not as it was when it was saved."""
+    try:
+        lines = [line.partition("  ") for line in (folder / SUMS).read_text(encoding="utf-8").splitlines()]
+        sums = {check_path(name, "a file's name"): digest for digest, _, name in lines}
+    except ValueError as error:
+        return f"{SUMS} is damaged ({error})"
+    if not needed <= sums.keys():
+        return f"{SUMS} is damaged (it does not name {min(needed - sums.keys())})"
+    for name, digest in sums.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing{_explained(name, folder)}"
+        if _sha256(folder / name) != digest:
+            return f"{name} is damaged (its sum is not the one in {SUMS})"
+    return None
+
+
+def _damaged(folder: Path, weights: set[str], states: set[str]) -> str | None:
+    """As `_changed`, as far as can be told of a checkpoint without sums, as they were before version 0.2."""
     for name in sorted(weights):
         try:
             with safe_open(folder / name, "pt"):
@@ -170,23 +209,13 @@ def check_output_dir(args: CVLSTrainingArguments) -> None:
         )
 
 
-@contextmanager
-def only_one(args: CVLSTrainingArguments) -> Iterator[None]:
+def only_training(args: CVLSTrainingArguments) -> AbstractContextManager[None]:
     """No second training into the same folder starts inside the `with`.
 
     Raises:
         ValueError: another one is running.
     """
     if args.process_index > 0:
-        yield
-        return
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(args.output_dir) / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"another process is training into {args.output_dir}; choose another output_dir") from error
-    try:
-        yield
-    finally:
-        lock.release()
+        return nullcontext()
+    another = f"another process is training into {args.output_dir}; choose another output_dir"
+    return only_one(Path(args.output_dir) / LOCK, ValueError(another))

@@ -4,8 +4,10 @@ import argparse
 import dataclasses
 import difflib
 import enum
+import itertools
 import re
 import typing
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
@@ -31,7 +33,67 @@ _Loader.add_implicit_resolver(_BOOL, re.compile("^(true|false)$", re.IGNORECASE)
 _Loader.add_implicit_resolver(
     _FLOAT, re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE), list("-+.0123456789")
 )
-set_loader("yaml_1.2", lambda text: yaml.load(text, _Loader), (yaml.YAMLError,))
+#: Characters of a value that a message shows.
+MOST_SHOWN = 120
+#: Values of a file, each counted as often as aliases name it.
+MOST_VALUES = 100_000
+
+
+def _load(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, is nested too deeply, has a key twice, or its aliases multiply into more than any
+            file needs.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (number := _count_values(node, {})) > MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases multiply into {number:.2g} values")
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    finally:
+        loader.dispose()
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def _check_file(path: str) -> None:
+    """Raises a `ValueError` that names the file where it does not hold sections."""
+    try:
+        content = _load(Path(path).read_text(encoding="utf-8"))
+    except OSError:
+        return  # the parser says what it looks for
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: not YAML that can be read: {_shown(' '.join(str(error).split()))}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected the sections {', '.join(SECTIONS)}, got {_shown(content)}")
+    for name, section in content.items():
+        if name in SECTIONS and not isinstance(section, dict):
+            raise ValueError(f"{path}: expected keys and values in the section {name}, got {_shown(section)}")
+
+
+def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
+    if id(node) not in known:
+        parts = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {_shown(twice)} stands there twice")
+        known[id(node)] = 1 + sum(_count_values(part, known) for part in parts)
+    return known[id(node)]
+
+
+set_loader("yaml_1.2", _load, (yaml.YAMLError,))
 
 
 class Option(NamedTuple):
@@ -112,6 +174,9 @@ def parse_training(
         arguments = ["--config", *arguments]
     elif not {"-h", "--help", "--config"} & set(arguments):
         raise ValueError(f"the first argument must be a YAML file, as in: {prog} configs/demo.yaml")
+    for name, value in itertools.pairwise(arguments):
+        if name == "--config":
+            _check_file(value)
     try:
         parsed = training_parser(prog).parse_args(arguments)
     except argparse.ArgumentError as error:
@@ -141,7 +206,7 @@ def _plain(message: str) -> str:
     if unknown:
         near = difflib.get_close_matches(unknown.group(1), types, n=1)
         hint = f"; did you mean {near[0]}?" if near else "; the sections are model, data and training"
-        return f"there is no key {unknown.group(1)}{hint}"
+        return f"there is no key {_shown(unknown.group(1))}{hint}"
     if not key or not value or key.group(1) not in types:
         return message
     expected = types[key.group(1)]
@@ -149,4 +214,4 @@ def _plain(message: str) -> str:
         described = f"one of {', '.join(typing.get_args(expected))}"
     else:
         described = f"of type {expected.__name__ if isinstance(expected, type) else expected}"
-    return f"`{key.group(1)}` must be {described}, got {value.group(1)}"
+    return f"`{key.group(1)}` must be {described}, got {_shown(value.group(1))}"

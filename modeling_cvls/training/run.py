@@ -5,7 +5,7 @@ from transformers import set_seed
 
 from .arguments import CVLSTrainingArguments, DataArguments, ModelArguments
 from .building import build, check_sentences
-from .checkpoints import check_output_dir, checkpoint_to_resume, only_one
+from .checkpoints import check_output_dir, checkpoint_to_resume, only_training
 from .datasets import collator_for, load_eval_set, load_train_set
 from .trainer import CVLSTrainer
 
@@ -22,7 +22,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: C
             checkpoint to resume from; a data set or a value is at fault.
     """
     check_output_dir(training_args)
-    with only_one(training_args):
+    with only_training(training_args):
         resume = checkpoint_to_resume(training_args)
         set_seed(training_args.seed)
         train_set = load_train_set(data_args, training_args.seed)
