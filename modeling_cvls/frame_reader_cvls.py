@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,10 @@ from .video_decoder_cvls import EncodedVideo
 TIMEOUT = 30  # seconds without an answer from a server
 
 
+class _BrokenImageError(ValueError):
+    """An encoded image cannot be decoded."""
+
+
 class FrameReader:
     """Reads chosen frames of a video without decoding the rest into memory.
 
@@ -33,8 +38,8 @@ class FrameReader:
             numbers in their names (9 before 10). Encoded images are turned upright by their EXIF orientation, and
             16-bit gray values are divided by 257. What a URL gives is kept in a temporary file while the reader lives.
         fps: frames per second; by default as the container says. With it, frame i is at the time i / fps.
-        on_damage: what to do with an encoded video of which some frames cannot be decoded. "error" refuses it, at
-            opening or when such a frame is reached; "keep" gives the others and lists these in `missing_frames`.
+        on_damage: what to do with a video of which some frames cannot be decoded. "error" refuses it, at opening or
+            when such a frame is reached; "keep" gives the others and lists these in `missing_frames`.
 
     Attributes:
         fps: frames per second, the mean over the video; None where neither `fps` nor a container says it.
@@ -67,6 +72,8 @@ class FrameReader:
         if on_damage not in ("error", "keep"):
             raise ValueError(f"on_damage is 'error' or 'keep', not {on_damage!r}")
         self._frames: np.ndarray | list | EncodedVideo
+        self._on_damage = on_damage
+        self._broken_images: set[int] = set()  # the numbers of those that were found
         if isinstance(video, str) and video.startswith(("http://", "https://")):
             self._name = video
             self._file = _download(video)  # deleted together with the reader
@@ -131,7 +138,13 @@ class FrameReader:
     def _size(self) -> tuple[int, int]:
         if isinstance(self._frames, EncodedVideo):
             return self._frames.index.height, self._frames.index.width
-        return self._frames.shape[1:3] if isinstance(self._frames, np.ndarray) else self._decode_image(0).shape[:2]
+        if isinstance(self._frames, np.ndarray):
+            return self._frames.shape[1:3]
+        last = len(self) - 1 if self._on_damage == "keep" else 0
+        for index in range(last):
+            with suppress(_BrokenImageError):
+                return self._decode_image(index).shape[:2]
+        return self._decode_image(last).shape[:2]
 
     @property
     def height(self) -> int:
@@ -144,7 +157,7 @@ class FrameReader:
     @property
     def missing_frames(self) -> list[int]:
         if not isinstance(self._frames, EncodedVideo):
-            return []
+            return sorted(self._broken_images)
         return [*sorted(self._frames.missing), *range(len(self), len(self) + self._frames.index.num_missing)]
 
     @property
@@ -153,7 +166,7 @@ class FrameReader:
 
     def is_missing(self, frame: int) -> bool:
         """Whether a frame was found to be missing."""
-        return isinstance(self._frames, EncodedVideo) and frame in self._frames.missing
+        return frame in (self._frames.missing if isinstance(self._frames, EncodedVideo) else self._broken_images)
 
     @property
     def damage(self) -> str | None:
@@ -179,7 +192,8 @@ class FrameReader:
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"no image file at {image}, frame {index} of {self._name}") from error
             except OSError as error:
-                raise ValueError(
+                kind = _BrokenImageError if error.errno is None else ValueError  # where the disk is at fault
+                raise kind(
                     f"frame {index} of {self._name} ({source}) cannot be decoded; an encoded image such as png or jpeg "
                     "was expected"
                 ) from error
@@ -237,7 +251,18 @@ class FrameReader:
         """
         if isinstance(self._frames, EncodedVideo):
             return self._frames.frames(map(int, indices))
-        return (self.read([index])[0] for index in indices)
+        return self._images_one_by_one(indices)
+
+    def _images_one_by_one(self, indices: Iterable[int]) -> Iterator[np.ndarray | None]:
+        for index in map(int, indices):
+            try:
+                picture = self.read([index])[0]
+            except _BrokenImageError:
+                self._broken_images.add(index)
+                if self._on_damage == "error":
+                    raise
+                picture = None
+            yield picture
 
 
 def _spans(numbers: list[int]) -> str:

@@ -17,6 +17,8 @@ from transformers.utils import logging
 from .encoding_cvls import SentenceLogits, WindowEncoder
 from .images_cvls import to_rgb
 from .masks_cvls import MaskOptions, frame_results
+from .video_index_cvls import orientation_of, turned
+from .video_packets_cvls import import_av, open_container, video_stream
 from .windows_cvls import FrameLogits, LiveWindows, Window
 
 logger = logging.get_logger(__name__)
@@ -209,12 +211,18 @@ class LiveSource:
         self._buffer, self._ended, self._error = buffer, False, None
         self._changed = threading.Condition()
         self._container = self._open(source, timeout)
+        self._stream = video_stream(self._container)
+        if self._stream is None:
+            self._container.close()
+            raise ValueError(f"{self._name} cannot be decoded as a video: it holds no video stream")
         self._thread = threading.Thread(target=self._decode, daemon=True)
         self._thread.start()
 
     def _open(self, source: int | str | Path, timeout: float):
-        self._av = _av()
+        self._av = import_av()
         try:
+            if self._waits:
+                return open_container(str(source))
             if not isinstance(source, int):
                 return self._av.open(str(source), timeout=timeout)
             if sys.platform == "darwin":
@@ -230,7 +238,7 @@ class LiveSource:
     def _decode(self) -> None:
         first, start = None, 0.0
         try:
-            for frame in self._container.decode(video=0):
+            for frame in self._container.decode(self._stream):
                 now = clock.monotonic()
                 time = now if frame.time is None else frame.time
                 if first is None:
@@ -273,7 +281,7 @@ class LiveSource:
                 frame, time = self._frames.popleft()
                 self._changed.notify_all()
             latest = max(latest, time)  # the clock of a stream may be set back
-            yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90), latest
+            yield turned(frame.to_ndarray(format="rgb24"), orientation_of(frame)), latest
 
     def close(self) -> None:
         """Ends the thread, which closes the source as soon as it does not wait for it any more."""
@@ -298,15 +306,6 @@ def _as_array(image: Picture) -> np.ndarray:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
         raise ValueError(f"a frame is uint8 RGB of shape (H, W, 3), not {picture.dtype} {picture.shape}")
     return picture
-
-
-def _av():
-    # Imported when needed and in a `try`, where transformers does not look for what a checkpoint's code demands.
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("cameras and streams are read with PyAV, which is not here: pip install av") from error
-    return av
 
 
 __all__ = ["CVLSLive", "LiveOptions", "LiveSource"]

@@ -101,3 +101,13 @@ def check_tree(folder: Path, allow_links: bool) -> None:
                     known = entry.is_file(follow_symlinks=False)
                 if not known:
                     raise ValueError(f"{path} is neither a file nor a folder, but a pipe, a socket or a device")
+
+
+def plain_name(name: str) -> str:
+    """A name of a file or folder as `check_name` takes it: shortened where it is too long, and with _ in place of
+    separators, control characters and the colon of a drive."""
+    name = "".join(character if character.isprintable() and character not in "/\\" else "_" for character in name)
+    if PureWindowsPath(name).drive:
+        name = name.replace(":", "_")
+    name = name.encode("utf-8", "replace")[:MOST_BYTES].decode("utf-8", "ignore")
+    return check_name(name, "the name")

@@ -13,6 +13,7 @@ from .frame_reader_cvls import FrameReader
 from .windows_cvls import Window
 
 ROUNDING = 1e-6  # seconds
+MILLISECOND = 1e-3  # the clock of several containers (Matroska, WebM, FLV)
 
 
 Video = str | Path | bytes | np.ndarray | torch.Tensor | list | FrameReader
@@ -98,35 +99,51 @@ def _frames_at_times(reader: FrameReader, start: float | None, end: float | None
     end = reader.end if end is None else min(end, reader.end)
     first, stop = np.searchsorted(reader.times, np.array([start, end]) - ROUNDING)
     frames = np.arange(first, stop)
-    if fps is not None and frames.size > 1 and fps * np.diff(reader.times[frames]).min() < 1:
-        moments = np.arange(reader.times[first], end - ROUNDING, 1 / fps)
-        shown = np.searchsorted(reader.times, moments + ROUNDING, side="right") - 1
-        frames = np.unique(shown[shown < stop])
+    if fps is not None and frames.size > 1:
+        times, rounding = _evened(reader.times[first:stop])
+        if fps * np.diff(times).min() < 1:
+            moments = np.arange(times[0], end - ROUNDING, 1 / fps)
+            frames = frames[np.unique(np.searchsorted(times, moments + rounding, side="right") - 1)]
     if not frames.size:
         raise ValueError(f"no frame lies between {start} and {end} seconds; the video has {reader.fps:g} a second")
     return frames
+
+
+def _evened(times: np.ndarray) -> tuple[np.ndarray, float]:
+    """Times (N,) without what a clock of milliseconds adds to a constant rate (33, 34, 33 ms ... are 30 per second),
+    and by how much they may be off."""
+    steps = np.diff(times)
+    if ROUNDING < np.ptp(steps) < MILLISECOND + ROUNDING:
+        return np.linspace(times[0], times[-1], len(times)), min(MILLISECOND, steps.min() / 2)
+    return times, ROUNDING
 
 
 def read_windows(
     reader: FrameReader, frames: np.ndarray, batches: Sequence[Sequence[Window]]
 ) -> Iterator[tuple[Sequence[Window], dict[int, np.ndarray]]]:
     """Each batch of windows with the frames, by position, that no earlier one had: uint8 (H, W, 3). Each frame that a
-    window holds is decoded once, when its first window comes; `frames` as of [`FrameSelection`]. In place of a frame
-    that is missing stands the one before it, so that the window keeps its length, or black."""
+    window holds is decoded once, when its first window comes; `frames` as of [`FrameSelection`]."""
     needed = sorted({position for windows in batches for window in windows for position in window.positions})
-    decoder, decoded, latest = reader.frames(frames[needed]), 0, None
+    pictures, decoded = with_substitutes(reader, frames[needed]), 0
     for windows in batches:
         stop = windows[-1].stop
         new = {}
         while decoded < len(needed) and needed[decoded] < stop:
-            picture = next(decoder)
-            if picture is not None:
-                latest = picture
-            elif latest is None:
-                latest = np.zeros((reader.height, reader.width, 3), dtype=np.uint8)
-            new[needed[decoded]] = latest
+            new[needed[decoded]] = next(pictures)
             decoded += 1
         yield windows, new
+
+
+def with_substitutes(reader: FrameReader, frames: Iterable[int]) -> Iterator[np.ndarray]:
+    """Frames of a video, by increasing numbers, as uint8 (H, W, 3). In place of a frame that is missing stands the one
+    before it, so that windows keep their length, or black."""
+    latest = None
+    for picture in reader.frames(frames):
+        if picture is not None:
+            latest = picture
+        elif latest is None:
+            latest = np.zeros((reader.height, reader.width, 3), dtype=np.uint8)
+        yield latest
 
 
 def without_missing(results: Iterable[dict[str, Any]], reader: FrameReader) -> Iterator[dict[str, Any]]:
@@ -138,4 +155,12 @@ def without_missing(results: Iterable[dict[str, Any]], reader: FrameReader) -> I
         warnings.warn(reader.damage, stacklevel=2)
 
 
-__all__ = ["FrameSelection", "Video", "open_reader", "read_windows", "select_frames", "without_missing"]
+__all__ = [
+    "FrameSelection",
+    "Video",
+    "open_reader",
+    "read_windows",
+    "select_frames",
+    "with_substitutes",
+    "without_missing",
+]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
 from bisect import bisect_right
@@ -310,7 +311,7 @@ class CVLSVideoSession:
         if path.exists():
             raise FileExistsError(f"{path} is there already: give the session a new name")
         self.encode(progress)
-        partial = path.with_name(f".{path.name}.partial")
+        partial = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.partial")
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .video_index_cvls import VideoIndex, decode_packets, import_av, index_video, numbered_packets, open_container
+from .video_index_cvls import VideoIndex, index_video
+from .video_packets_cvls import decode_packets, import_av, numbered_packets, open_container
 
 FEW = 16  # packets; so many are rather decoded in vain than jumped over
 PREDICTED = (2, 3)  # types of pictures: P and B

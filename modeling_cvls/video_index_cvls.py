@@ -5,19 +5,15 @@ hidden frames, frames before the first one that can be decoded) and puts the oth
 times. Where the packets do not say all of this, the video is decoded once to make the index.
 """
 
-import io
-import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from operator import attrgetter
-from typing import Any
 
 import numpy as np
 
 from .mp4_tables_cvls import check_mp4_tables
+from .video_packets_cvls import Packets, decode_packets, numbered_packets, open_container, read_packets
 
-VP8_IS_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, section 9.1)
+MOST_MISSING = 10_000_000  # frames; a header that promises more is wrong and is not believed
 REORDERED = 8  # so many frames at most are stored before one that is shown earlier, with usual encoders
 TINY = 24  # bytes; a smaller packet of MPEG-4 may say "no new frame" instead of holding one
 
@@ -79,115 +75,7 @@ class VideoIndex:
 
     def as_shown(self, picture: np.ndarray) -> np.ndarray:
         """A decoded picture (h, w, ...) turned as it is to be shown, (H, W, ...); a view."""
-        transpose, reverse_rows, reverse_columns = self.orientation
-        picture = picture.swapaxes(0, 1) if transpose else picture
-        return picture[:: -1 if reverse_rows else 1, :: -1 if reverse_columns else 1]
-
-
-@dataclass(frozen=True)
-class _Packets:
-    """What a container says of a video stream and its N packets, in the order in which they are stored."""
-
-    stream: int
-    codec: str
-    is_avi: bool  # it has no presentation times: those of its packets are guesses
-    is_mov: bool
-    unit: Fraction  # seconds
-    rate: Fraction | None
-    aspect: Fraction | None
-    length: float | None  # seconds that the header promises
-    num_promised: int  # packets that the container's table lists
-    is_cut: bool  # an error ended the reading
-    is_refreshed_at_once: bool  # no key packet of H.264 only begins to refresh the picture
-    pts: np.ndarray | None  # int time stamps of presentation and of decoding; None where not all packets have one
-    dts: np.ndarray | None
-    durations: list[int]
-    sizes: list[int]
-    is_key: np.ndarray
-    is_shown: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    @property
-    def stamps(self) -> np.ndarray | None:
-        return self.dts if self.is_avi else self.pts
-
-
-def import_av():
-    """PyAV, or an ImportError that says how to get it."""
-    # Imported when needed, and in a `try`, where code from the Hub is not searched for what it demands: arrays and
-    # images can be read without it.
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("encoded videos are read with PyAV, which is not installed: pip install av") from error
-    return av
-
-
-def open_container(source: str | bytes):
-    """Opens an encoded video: the path of a file, or its bytes.
-
-    Raises:
-        av.FFmpegError: its format is not known.
-    """
-    av = import_av()
-    if isinstance(source, bytes):
-        source, brand = io.BytesIO(source), source[4:8]
-    else:
-        source = os.path.abspath(source)  # FFmpeg takes what stands before a colon in a relative path for a protocol
-        with open(source, "rb") as file:
-            brand = file.read(8)[4:]
-    # The tables of mp4 and mov say everything about their packets: not parsing these as well saves a fifth of the time.
-    return av.open(source, options={"fflags": "noparse"} if brand == b"ftyp" else {})
-
-
-def video_stream(container):
-    """The video stream that a player shows; None where there is none but pictures attached to music, such as covers."""
-    stream = container.streams.best("video")
-    return None if stream is None or "attached_pic" in str(stream.disposition) else stream
-
-
-def decode_packets(packets: Iterable[tuple[int, Any]], codec, failed: list[int]) -> Iterator[tuple[int, Any]]:
-    """Decodes numbered packets.
-
-    Args:
-        packets: (number, packet) pairs in the order of decoding.
-        codec: the codec context of their stream.
-        failed: the numbers of the packets that cannot be decoded are appended to it.
-
-    Returns:
-        An iterator over (number of the packet, frame) in the order of display.
-    """
-    av = import_av()
-    number = -1
-    for number, packet in packets:
-        if not packet.size:
-            continue  # it holds nothing; the decoder would take it for the end
-        packet.pts = number  # comes back with the frame, even where the container's own time stamps are wrong
-        try:
-            frames = codec.decode(packet)
-        except av.FFmpegError:
-            failed.append(number)
-            continue
-        for frame in frames:
-            yield frame.pts, frame
-    try:
-        frames = codec.decode(None)
-    except av.FFmpegError:
-        failed.append(number)
-        return
-    for frame in frames:
-        yield frame.pts, frame
-
-
-def numbered_packets(container, stream) -> Iterator[tuple[int, Any]]:
-    """The packets of a stream with their numbers, from where the container stands to its end or first error."""
-    av = import_av()
-    try:
-        yield from enumerate(packet for packet in container.demux(stream) if packet.dts is not None or packet.size)
-    except av.FFmpegError:
-        return
+        return turned(picture, self.orientation)
 
 
 def index_video(source: str | bytes) -> VideoIndex:
@@ -202,10 +90,10 @@ def index_video(source: str | bytes) -> VideoIndex:
             message is the end of a sentence that begins with the name of the video.
     """
     check_mp4_tables(source)
-    packets = _read_packets(source)
-    order, frame = _shown_packets(source, packets)
+    packets = read_packets(source)
+    order, frame = _shown_packets(source, packets), packets.frame
     start, times, end, fps = _times(packets, order)
-    orientation = _orientation(frame)
+    orientation = orientation_of(frame)
     size = frame.height, frame.width
     key_packets, key_frames = _keys(packets.is_key, order)
     stamps = packets.stamps
@@ -219,7 +107,7 @@ def index_video(source: str | bytes) -> VideoIndex:
         key_packets=key_packets,
         key_frames=key_frames,
         key_stamps=_seek_stamps(packets)[key_packets],
-        key_sizes=np.array(packets.sizes)[key_packets],
+        key_sizes=packets.sizes[key_packets],
         stamps=stamps if stamps is not None and len(np.unique(stamps)) == len(stamps) else None,
         stamp_name="dts" if packets.is_avi else "pts",
         height=size[1] if orientation[0] else size[0],
@@ -229,124 +117,44 @@ def index_video(source: str | bytes) -> VideoIndex:
         num_missing=_num_missing(packets, start, times, end, fps),
         is_plain=(
             packets.num_promised == len(packets) == len(order)
-            and not (_may_have_fields(packets, frame) or any(orientation))
+            and not (_may_have_fields(packets) or any(orientation))
             and packets.is_refreshed_at_once
             and np.array_equal(key_packets, key_frames)
         ),
     )
 
 
-def _read_packets(source: str | bytes) -> _Packets:
-    """Goes through all packets of the stream that a player shows; nothing is decoded."""
-    av = import_av()
-    rows, hidden, all_idr, is_cut = [], [], True, False
-    attributes = attrgetter("pts", "dts", "duration", "size", "is_keyframe", "is_discard")
-    with open_container(source) as container:
-        stream = video_stream(container)
-        if stream is None:
-            raise ValueError("holds no video stream")
-        if stream.codec_context is None:
-            raise ValueError("is encoded in a way for which there is no decoder here")
-        codec, is_mov = stream.codec_context.name, "mov" in container.format.name
-        checks_keys, is_vp8 = is_mov and codec == "h264", codec == "vp8"
-        try:
-            for packet in container.demux(stream):
-                row = attributes(packet)
-                if row[0] is row[1] is None and not row[3]:
-                    continue  # the mark of the end
-                rows.append(row)
-                if checks_keys and row[4]:
-                    all_idr = all_idr and _has_idr(memoryview(packet))
-                elif is_vp8 and row[3] and not memoryview(packet)[0] & VP8_IS_SHOWN:
-                    hidden.append(len(rows) - 1)
-        except av.FFmpegError:
-            is_cut = True
-        if not rows:
-            raise ValueError("holds no frames")
-        pts, dts, durations, sizes, is_key, is_discarded = map(list, zip(*rows, strict=True))
-        is_shown = ~np.array(is_discarded, dtype=bool) & (np.array(sizes) > 0)
-        is_shown[hidden] = False
-        return _Packets(
-            stream=stream.index,
-            codec=codec,
-            is_avi=container.format.name == "avi",
-            is_mov=is_mov,
-            unit=stream.time_base,
-            rate=stream.average_rate or stream.guessed_rate,
-            aspect=stream.sample_aspect_ratio,
-            length=_promised_length(container, stream),
-            num_promised=len(stream.index_entries) if is_mov else 0,
-            is_cut=is_cut,
-            is_refreshed_at_once=all_idr,
-            pts=None if None in pts else np.array(pts, dtype=np.int64),
-            dts=None if None in dts else np.array(dts, dtype=np.int64),
-            durations=durations,
-            sizes=sizes,
-            is_key=np.array(is_key, dtype=bool),
-            is_shown=is_shown,
-        )
-
-
-def _has_idr(data: memoryview) -> bool:
-    """Whether a packet of H.264 in mp4 (units that begin with their length in 4 bytes) holds an IDR picture, type 5."""
-    position = 0
-    while position + 4 < len(data):
-        if data[position + 4] & 31 == 5:
-            return True
-        position += 4 + int.from_bytes(data[position : position + 4])
-    return False
-
-
-def _promised_length(container, stream) -> float | None:
-    """The length in seconds that the header promises, where it does."""
-    if stream.metadata.get("DURATION"):  # of Matroska and WebM
-        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    if container.format.name == "avi" and stream.duration:
-        return float(stream.duration * stream.time_base)
-    is_alone = len(container.streams) == 1  # otherwise the length may be that of the sound
-    if is_alone and container.duration and ("matroska" in container.format.name or container.format.name == "flv"):
-        return container.duration / 1e6
-    return None
-
-
-def _shown_packets(source: str | bytes, packets: _Packets) -> tuple[np.ndarray, Any]:
-    """The packets of the frames that are shown, in the order of display, and the first frame itself."""
+def _shown_packets(source: str | bytes, packets: Packets) -> np.ndarray:
+    """The packets of the frames that are shown, in the order of display."""
+    is_reordered_avi = packets.is_avi and packets.has_b_frames
+    may_skip = packets.codec.startswith(("mpeg4", "msmpeg4")) and packets.sizes.min() < TINY
+    if not (is_reordered_avi or may_skip or _may_have_fields(packets)):
+        order = _order_of_times(packets)
+        if order is not None:
+            return order
     with open_container(source) as container:
         stream = container.streams[packets.stream]
-        codec, failed = stream.codec_context, []
-        codec.thread_count = 1
-        decoded = decode_packets(numbered_packets(container, stream), codec, failed)
-        first, frame = next(decoded, (None, None))
-        if frame is None:
-            raise ValueError("has no frame that can be decoded")
-        is_reordered_avi = packets.is_avi and codec.has_b_frames
-        may_skip = packets.codec.startswith(("mpeg4", "msmpeg4")) and min(packets.sizes) < TINY
-        if not (is_reordered_avi or may_skip or _may_have_fields(packets, frame)):
-            order = _order_of_times(packets, first)
-            if order is not None:
-                return order, frame
-        failed.clear()
-        return _order_of_display([first, *(number for number, _ in decoded)], failed), frame
+        stream.codec_context.thread_count = 1
+        failed: list[int] = []
+        decoded = decode_packets(numbered_packets(container, stream), stream.codec_context, failed)
+        return _order_of_display([number for number, _ in decoded], failed)
 
 
-def _may_have_fields(packets: _Packets, frame) -> bool:
+def _may_have_fields(packets: Packets) -> bool:
     """Whether a packet may hold a field, every other line of a frame, instead of a frame."""
-    return packets.codec == "h264" and frame.interlaced_frame
+    return packets.codec == "h264" and packets.frame.interlaced_frame
 
 
-def _order_of_times(packets: _Packets, first: int) -> np.ndarray | None:
-    """The shown packets by their times of presentation from packet `first` on; None where these do not give an order.
-
-    Frames before `first`, the earliest that the decoder gives, lack the frames that they are predicted from.
-    """
+def _order_of_times(packets: Packets) -> np.ndarray | None:
+    """The shown packets by their times of presentation, from the first on that the decoder gives, as frames before it
+    lack those that they are predicted from; None where these times do not give an order."""
     if packets.pts is None or (packets.dts is not None and np.any(np.diff(packets.dts) < 0)):
         return None
     shown = np.flatnonzero(packets.is_shown)
     order = shown[np.argsort(packets.pts[shown], kind="stable")]
     if np.any(np.diff(packets.pts[order]) == 0):
         return None
-    start = np.flatnonzero(order == first)
+    start = np.flatnonzero(order == packets.first)
     return order[start[0] :] if start.size else None
 
 
@@ -375,11 +183,11 @@ def _keys(is_key: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return pairs[in_order, 0], pairs[in_order, 1]
 
 
-def _times(packets: _Packets, order: np.ndarray) -> tuple[float, np.ndarray, float, float]:
+def _times(packets: Packets, order: np.ndarray) -> tuple[float, np.ndarray, float, float]:
     """The first time of presentation, all of them counted from it, the time at which the last frame ends, and frames
     per second."""
     unit, rate = packets.unit, packets.rate
-    last = 0 if packets.is_avi else packets.durations[order[-1]] * float(unit)
+    last = 0 if packets.is_avi else (packets.durations[order[-1]] or 0) * float(unit)
     if packets.pts is not None and not packets.is_avi:
         stamps = packets.pts[order]
     elif packets.dts is not None:
@@ -409,14 +217,14 @@ def _forward(steps: np.ndarray) -> np.ndarray:
     return steps
 
 
-def _seek_stamps(packets: _Packets) -> np.ndarray:
+def _seek_stamps(packets: Packets) -> np.ndarray:
     """What to seek each packet by: the earlier of its times, as a search by the other may end behind it."""
     known = [stamps for stamps in (packets.pts, packets.dts) if stamps is not None]
     return np.min(known, axis=0) if known else np.zeros(len(packets), dtype=np.int64)
 
 
-def _orientation(frame) -> tuple[bool, bool, bool]:
-    """Transpose, reverse rows, reverse columns: the display matrix of a frame, at the nearest right angle.
+def orientation_of(frame) -> tuple[bool, bool, bool]:
+    """Transpose, reverse rows, reverse columns: the display matrix of a frame of PyAV, at the nearest right angle.
 
     The matrix sends the column x and the row y to x' = a x + c y and y' = b x + d y (ISO/IEC 14496-12, section 8.3.2).
     """
@@ -429,13 +237,20 @@ def _orientation(frame) -> tuple[bool, bool, bool]:
     return True, bool(b < 0), bool(c < 0)
 
 
+def turned(picture: np.ndarray, orientation: tuple[bool, bool, bool]) -> np.ndarray:
+    """A decoded picture (h, w, ...) as it is to be shown, (H, W, ...), by what `orientation_of` says; a view."""
+    transpose, reverse_rows, reverse_columns = orientation
+    picture = picture.swapaxes(0, 1) if transpose else picture
+    return picture[:: -1 if reverse_rows else 1, :: -1 if reverse_columns else 1]
+
+
 def _aspect_as_shown(aspect: Fraction | None, orientation: tuple[bool, bool, bool]) -> Fraction:
     if not aspect or aspect <= 0:
         return Fraction(1)
     return 1 / Fraction(aspect) if orientation[0] else Fraction(aspect)
 
 
-def _num_missing(packets: _Packets, start: float, times: np.ndarray, end: float, fps: float) -> int:
+def _num_missing(packets: Packets, start: float, times: np.ndarray, end: float, fps: float) -> int:
     """How many frames the header promises beyond those that are there."""
     missing = max(0, packets.num_promised - len(packets))
     # With frames of differing lengths, that of the video says nothing of their number. Among the last ones some may be
@@ -444,4 +259,7 @@ def _num_missing(packets: _Packets, start: float, times: np.ndarray, end: float,
     if not missing and packets.length is not None and len(steps) and steps.max() < 1.5 * np.median(steps):
         step, length = np.median(steps), packets.length - start
         missing = max(0, round(length / step) - len(times)) if length - end > 1.5 * step else 0
-    return max(missing, int(packets.is_cut))
+    return max(missing if missing < MOST_MISSING else 0, int(packets.is_cut))
+
+
+__all__ = ["VideoIndex", "index_video", "orientation_of", "turned"]

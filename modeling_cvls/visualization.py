@@ -12,12 +12,15 @@ from PIL import Image, ImageDraw
 
 from .extras import require
 from .fonts import font_for, text_blocks
-from .sound import Sound
+from .frame_reader_cvls import FrameReader
+from .sound import Sound, open_sound
 
 # Okabe and Ito's colors, told apart by color-blind readers too; black left out, as it cannot be seen on dark frames.
 COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
 BACKGROUND, INK = (24, 24, 24), (240, 240, 240)
 CLOCK = 90_000  # ticks per second: the usual frame rates come out even
+SLOWEST = Fraction(1, 1001)  # frames per second that a header can say
+HIGHEST = 4096  # pixels: beyond it, small frames are not enlarged
 RIGHT, WRONG = (60, 200, 90), (230, 70, 60)
 
 
@@ -62,7 +65,8 @@ def overlay(
         scores: K numbers shown behind the sentences.
         colors: RGB colors, used in turn.
         opacity: of the tint inside a mask; outlines are opaque.
-        min_width: narrower videos are enlarged by a whole factor to at least this many pixels, for readable text.
+        min_width: narrower videos are enlarged by a whole factor to at least this many pixels, for readable text, as
+            far as they stay within 4096 pixels of height.
 
     Returns:
         uint8 (T, H', W', 3): the frames, enlarged where small, with the legend strip below; H' and W' are even.
@@ -77,7 +81,7 @@ def overlay(
             f"masks must be bool of shape (K, T, H, W) = {(len(labels), *frames.shape[:3])} for {len(labels)} labels "
             f"and frames of shape {frames.shape}, not {masks.dtype} {masks.shape}"
         )
-    factor = max(1, -(-min_width // frames.shape[2]))
+    factor = max(1, min(-(-min_width // frames.shape[2]), HIGHEST // frames.shape[1]))
     canvas = _enlarge(frames, factor).copy()
     thickness = max(1, round(min(canvas.shape[1:3]) / 240))
     for index, mask in enumerate(masks):
@@ -146,7 +150,7 @@ class VideoWriter:
         self._container = av.open(os.path.abspath(self.path), "w")
         # Without B-frames the times of decoding are those of presentation, and the lengths of frames come out exactly.
         self._stream = self._container.add_stream(
-            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18", "bf": "0"}
+            "libx264", rate=Fraction(fps).limit_denominator(1001) or SLOWEST, options={"crf": "18", "bf": "0"}
         )
         self._stream.codec_context.time_base = Fraction(1, CLOCK)
         self._stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
@@ -198,6 +202,22 @@ class VideoWriter:
         if self._sound is not None:
             for frame in self._sound.until(time):
                 self._container.mux(self._audio.encode(frame))
+
+
+def writer_like(
+    path: str | Path, reader: FrameReader, start: float, end: float, fps: float, with_sound: bool = False
+) -> VideoWriter:
+    """A writer for what is drawn over a stretch of a video: it lasts as long and has the same shape of pixels.
+
+    Args:
+        path: the file to write; its folder is made.
+        reader: the video; its times are known.
+        start, end: the stretch, in seconds on the clock of `reader.times`; `start` is the zero of what is written.
+        fps: the mean number of frames per second that are written.
+        with_sound: write the sound of the stretch too, where there is any.
+    """
+    sound = open_sound(reader, start, end) if with_sound else None
+    return VideoWriter(path, fps, reader.sample_aspect_ratio, end - start, sound)
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> None:

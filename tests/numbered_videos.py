@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import pytest
 
 HEIGHT, WIDTH, BITS = 48, 64, 6
 CORNERS = (((0, 8), (0, 8), (230, 20, 20)), ((0, 8), (-8, None), (20, 220, 20)), ((-8, None), (0, 8), (20, 20, 230)))
@@ -21,12 +22,18 @@ def numbered_frame(number, height=HEIGHT, width=WIDTH):
     return frame
 
 
-def drawn_number(frame):
+def drawn_number(frame, bits=BITS):
     """The number of a frame as it was drawn, whatever its scale."""
     height, width = frame.shape[:2]
-    size = width / (BITS + 2)
-    middle = [frame[height // 2 - 2 : height // 2 + 2, round(size * (bit + 1.5))] for bit in range(BITS)]
-    return sum(1 << (BITS - 1 - bit) for bit, pixels in enumerate(middle) if pixels.mean() > 127)
+    size = width / (bits + 2)
+    middle = [frame[height // 2 - 2 : height // 2 + 2, round(size * (bit + 1.5))] for bit in range(bits)]
+    return sum(1 << (bits - 1 - bit) for bit, pixels in enumerate(middle) if pixels.mean() > 127)
+
+
+def needs_display_matrix(stream):
+    """Skips the test where this PyAV cannot write a display matrix; all read one."""
+    if not hasattr(stream, "set_display_matrix"):
+        pytest.skip(f"PyAV {av.__version__} does not write a display matrix, 17.1 does")
 
 
 def write_numbered(
@@ -54,6 +61,7 @@ def write_numbered(
         stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8", "prores_ks": "yuv422p10le"}.get(codec, "yuv420p")
         stream.codec_context.time_base = clock
         if display is not None:
+            needs_display_matrix(stream)
             (a, b, c, d), stream.codec_context.sample_aspect_ratio = display
             stream.set_display_matrix([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30])
         for number in range(num_frames):
@@ -63,6 +71,42 @@ def write_numbered(
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return path
+
+
+def add_tone(source, target, layout="mono", container_options=None):
+    """Copies a video with a tone of 440 Hz beside the frames, for as long as they are shown; layout: or "stereo"."""
+    with av.open(str(source)) as video, av.open(str(target), "w", container_options=container_options) as output:
+        stream = video.streams.video[0]
+        copy, tone = output.add_stream_from_template(stream), output.add_stream("aac", rate=16000, layout=layout)
+        end = position = 0
+        for packet in video.demux(stream):
+            if packet.dts is not None:
+                end = max(end, float((packet.pts + packet.duration) * packet.time_base))
+                packet.stream = copy
+                output.mux(packet)
+            while position < 16000 * end:
+                wave = np.sin((position + np.arange(1024)) * 2 * np.pi * 440 / 16000).astype(np.float32)
+                wave = np.tile(wave, (1 if layout == "mono" else 2, 1))
+                frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout=layout)
+                frame.sample_rate, frame.pts = 16000, position
+                output.mux(tone.encode(frame))
+                position += 1024
+        output.mux(tone.encode())
+    return target
+
+
+def loudness(path):
+    """(seconds of sound, the share of them in which something is heard)."""
+    with av.open(str(path)) as container:
+        samples = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
+        rate = container.streams.audio[0].rate
+    samples = np.concatenate(samples)
+    return len(samples) / rate, share_heard(samples)
+
+
+def share_heard(samples):
+    """The share of the time in which something is heard; samples (N,) from -1 to 1."""
+    return (np.abs(samples[: len(samples) // 100 * 100]).reshape(-1, 100).max(axis=1) > 0.1).mean()
 
 
 def cut(source, target, start):

@@ -5,7 +5,6 @@ that ends the other process, and the page says so.
 """
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -13,12 +12,15 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..frame_reader_cvls import FrameReader
-from ..selection_cvls import select_frames
+from ..selection_cvls import select_frames, with_substitutes
+from ..sound import Sound, open_sound, sound_of
 
 
 @dataclass(frozen=True)
@@ -42,24 +44,52 @@ class ClipLimits:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """The frames of a clip that are gone through.
+    """The frames of a clip that are gone through, and its sound.
 
     Attributes:
-        path: the file that holds the frames.
-        frames: uint8 (T, H, W, 3), RGB, mapped from the file.
+        path: the file that holds the frames and the sound.
+        frames: uint8 (T, H, W, 3), RGB, mapped from the file. In place of one that cannot be decoded stands the one
+            before it, or black.
         frame_indices: T numbers of these frames in the clip, from 0.
-        fps: frames per second of `frames`.
+        times: T times of presentation in seconds; the clip begins at 0.
+        duration: of the clip, in seconds.
+        fps: frames per second of `frames`, the mean.
+        substituted: the positions in `frames` of those that cannot be decoded.
+        missing_frames: the numbers in the clip of all frames that are known to be missing.
+        damage: a sentence that names them; None where there is none.
+        sample_aspect_ratio: the width of a pixel divided by its height.
+        samples: of the sound from the first frame that is there on, float32 (N, channels), mapped from the file; None
+            where the clip has none.
+        rate: samples per second.
     """
 
     path: Path
     frames: np.ndarray
     frame_indices: list[int]
+    times: list[float]
+    duration: float
     fps: float
+    substituted: list[int]
+    missing_frames: list[int]
+    damage: str | None
+    sample_aspect_ratio: Fraction
+    samples: np.ndarray | None
+    rate: int
 
     @property
-    def duration(self) -> float:
-        """In seconds."""
-        return len(self.frames) / self.fps
+    def positions(self) -> list[int]:
+        """The positions in `frames` of those that could be decoded."""
+        return sorted(set(range(len(self.frames))) - set(self.substituted))
+
+    def position_at(self, seconds: float) -> int:
+        """The position in `frames` of the one that is shown at a time of the clip."""
+        there = np.array(self.positions)
+        shown = np.searchsorted(np.array(self.times)[there], seconds, side="right") - 1
+        return int(there[max(0, shown)])
+
+    def sound(self) -> Sound | None:
+        """To write beside the frames that are there, the first of which is the zero of its time."""
+        return None if self.samples is None else sound_of(self.samples, self.rate)
 
 
 class Decoder:
@@ -92,7 +122,7 @@ class Decoder:
         )
 
     def decode(self, path: str | Path, output: str | Path) -> DecodedClip:
-        """Decodes the frames of a clip into a file.
+        """Decodes the frames and the sound of a clip into a file, as far as they can be decoded.
 
         Args:
             path: the clip, a file.
@@ -106,8 +136,12 @@ class Decoder:
             answer = self._ask(json.dumps(job))
         if "error" in answer:
             raise ValueError(answer["error"])
-        frames = np.memmap(output, np.uint8, "r", shape=tuple(answer["shape"]))
-        return DecodedClip(Path(output), frames, answer["frame_indices"], answer["fps"])
+        frames = np.memmap(output, np.uint8, "r", shape=tuple(answer.pop("shape")))
+        length, channels = answer.pop("num_samples"), answer.pop("channels")
+        samples = np.memmap(output, np.float32, "r", frames.size, (length, channels)) if length else None
+        damage, aspect = answer.pop("damage"), Fraction(answer.pop("sample_aspect_ratio"))
+        damage = damage and damage.replace(str(path), Path(path).name)
+        return DecodedClip(Path(output), frames, damage=damage, sample_aspect_ratio=aspect, samples=samples, **answer)
 
     def _ask(self, job: str) -> dict:
         if self._helper.poll() is not None:  # someone ended it while it waited
@@ -136,18 +170,45 @@ def describe_end(path: str, status: int, limits: ClipLimits) -> str:
     )
 
 
-def write_frames(path: str, output: str, limits: ClipLimits) -> dict:
-    """Decodes a clip into a file of raw RGB frames; what `DecodedClip` has to know of it.
+def write_clip(path: str, output: str, limits: ClipLimits) -> dict[str, Any]:
+    """Decodes a clip into a file of raw RGB frames and samples; what `DecodedClip` has to know of it.
 
     Raises:
-        OSError, ValueError: the file is no video, or more than the limits allow.
+        OSError, ValueError: the file is no video, none of its frames can be decoded, or it is more than the limits
+            allow.
     """
-    reader = FrameReader(path)
-    if not (reader.fps and math.isfinite(reader.fps)):
-        raise ValueError(f"{path} does not say how many frames per second it has.")
-    if (seconds := len(reader) / reader.fps) > limits.seconds:
+    reader = FrameReader(path, on_damage="keep")
+    check_clip(path, reader, limits)
+    chosen = select_frames(reader, fps=limits.fps)
+    shape = [len(chosen.frames), reader.height, reader.width, 3]
+    size, free = int(np.prod(shape)), shutil.disk_usage(Path(output).parent).free
+    if size > free / 2:
+        raise ValueError(f"{path} needs {size / 1e9:.1f} GB when it is decoded, more than there is room for now.")
+    with open(output, "wb") as file:
+        file.writelines(map(np.ascontiguousarray, with_substitutes(reader, chosen.frames)))
+        there = [place for place, index in enumerate(chosen.order) if not reader.is_missing(index)]
+        if not there:
+            raise ValueError(f"None of the frames of {path} can be decoded.")
+        sound = write_sound(file, reader, chosen.times[there[0]])
+    return {
+        "shape": shape,
+        "frame_indices": chosen.order,
+        "times": chosen.times.tolist(),
+        "duration": reader.end,
+        "fps": min(reader.fps, limits.fps),
+        "substituted": sorted(set(range(len(chosen.order))) - set(there)),
+        "missing_frames": reader.missing_frames,
+        "damage": reader.damage,
+        "sample_aspect_ratio": str(reader.sample_aspect_ratio),
+        **sound,
+    }
+
+
+def check_clip(path: str, reader: FrameReader, limits: ClipLimits) -> None:
+    """Raises ValueError where a clip is more than the limits allow."""
+    if reader.end > limits.seconds:
         raise ValueError(
-            f"{path} is too long: it lasts {seconds:.1f} s, and at most {limits.seconds:g} s are taken here."
+            f"{path} is too long: it lasts {reader.end:.1f} s, and at most {limits.seconds:g} s are taken here."
         )
     height, width = reader.height, reader.width
     if height * width > limits.pixels:
@@ -155,14 +216,18 @@ def write_frames(path: str, output: str, limits: ClipLimits) -> dict:
             f"The frames of {path} are too large: {width} x {height} pixels, and at most {limits.pixels:,} pixels are "
             "taken here."
         )
-    fps = min(reader.fps, limits.fps)
-    indices = select_frames(reader, fps=fps).order
-    size, free = len(indices) * height * width * 3, shutil.disk_usage(Path(output).parent).free
-    if size > free / 2:
-        raise ValueError(f"{path} needs {size / 1e9:.1f} GB when it is decoded, more than there is room for now.")
-    with open(output, "wb") as file:
-        file.writelines(np.ascontiguousarray(frame).tobytes() for frame in reader.frames(indices))
-    return {"shape": [len(indices), height, width, 3], "frame_indices": indices, "fps": fps}
+
+
+def write_sound(file: BinaryIO, reader: FrameReader, start: float) -> dict[str, int]:
+    """Writes the samples of a clip's sound from a time on (seconds), float32 (N, channels), and says what they are."""
+    sound, length = open_sound(reader, start, reader.end), 0
+    if sound is None:
+        return {"num_samples": 0, "channels": 0, "rate": 0}
+    for chunk in sound.chunks:
+        file.write(np.ascontiguousarray(chunk.T))
+        length += chunk.shape[1]
+    sound.close()
+    return {"num_samples": length, "channels": sound.channels, "rate": sound.rate}
 
 
 def limit_process(limits: ClipLimits) -> None:
@@ -180,7 +245,7 @@ def limit_process(limits: ClipLimits) -> None:
 def answer_job(job: dict, limits: ClipLimits) -> str:
     """The answer to a job, in JSON."""
     try:
-        answer = write_frames(job["path"], job["output"], limits)
+        answer = write_clip(job["path"], job["output"], limits)
     except (OSError, ValueError) as error:
         answer = {"error": str(error)}
     except MemoryError:

@@ -32,9 +32,10 @@ class Results:
         video: an mp4 with the masks and a legend drawn in.
         masks: a zip file of N/FRAME.png, white where sentence number N refers to, and sentences.json.
         sentences: for each sentence "sentence", "score" (the largest presence probability of the frames),
-            "frames_with_a_mask" and "frames".
+            "frames_with_a_mask", "frames" and "missing_frames" (the numbers of those that cannot be decoded).
         seconds: how long each step took; without "decoding" and "encoding" where the clip was open already.
         duration: of the clip, in seconds.
+        damage: a sentence that names the frames that cannot be decoded; None where there is none.
     """
 
     video: Path
@@ -42,6 +43,7 @@ class Results:
     sentences: list[dict]
     seconds: dict[str, float]
     duration: float
+    damage: str | None
 
 
 def segment_clip(opened: OpenClip, sentences: list[str], folder: Path, progress: Callable, **thresholds) -> Results:
@@ -54,37 +56,46 @@ def segment_clip(opened: OpenClip, sentences: list[str], folder: Path, progress:
     Raises:
         ValueError: a sentence is too long for the model.
     """
-    clip, start, found = opened.clip, time.perf_counter(), []
-    total = len(clip.frames)
+    clip, start = opened.clip, time.perf_counter()
+    total, results = len(clip.frames), []
     # run lengths of all frames take little memory
     for result in opened.session.stream(sentences, mask_format="rle", **thresholds):
-        found.append(result)
-        progress((len(found), total), desc="segmenting", unit="frames")
+        results.append(result)
+        progress((len(results), total), desc="segmenting", unit="frames")
+    found = {position: results[position] for position in clip.positions}
+    scores = np.max([result["scores"] for result in found.values()], axis=0).round(4).tolist()
     segmented = time.perf_counter()
-    scores = np.max([result["scores"] for result in found], axis=0).round(4).tolist()
     video, archive = folder / "overlay.mp4", folder / "masks.zip"
-    with VideoWriter(video, clip.fps) as writer, zipfile.ZipFile(archive, "w") as file:
-        counts = np.zeros(len(sentences), int)
-        for place, (frame, result) in enumerate(zip(clip.frames, found, strict=True)):
-            progress((place, total), desc="drawing", unit="frames")
+    with _open_writer(video, clip) as writer, zipfile.ZipFile(archive, "w") as file:
+        counts, begin = np.zeros(len(sentences), int), clip.times[clip.positions[0]]
+        for done, (position, result) in enumerate(found.items()):
+            progress((done, len(found)), desc="drawing", unit="frames")
             masks = np.stack([decode_mask(mask["counts"], *mask["size"]) for mask in result["masks"]])
-            writer.write(overlay(frame[None], masks[:, None], sentences, scores)[0])
+            picture = overlay(clip.frames[position][None], masks[:, None], sentences, scores)[0]
+            writer.write(picture, clip.times[position] - begin)
             for number, mask in enumerate(masks, start=1):
                 png = io.BytesIO()
                 Image.fromarray(mask).save(png, "png")
-                file.writestr(f"{number}/{clip.frame_indices[place]:05d}.png", png.getvalue())
+                file.writestr(f"{number}/{clip.frame_indices[position]:05d}.png", png.getvalue())
             counts += masks.any((1, 2))
+        of_all = {"frames": len(found), "missing_frames": clip.missing_frames}
         table = [
-            {"sentence": sentence, "score": score, "frames_with_a_mask": int(count), "frames": len(found)}
+            {"sentence": sentence, "score": score, "frames_with_a_mask": int(count), **of_all}
             for sentence, score, count in zip(sentences, scores, counts, strict=True)
         ]
         file.writestr("sentences.json", json.dumps(table, indent=2))
     seconds = {"sentences and masks": segmented - start, "drawing": time.perf_counter() - segmented}
-    return Results(video, archive, table, opened.seconds | seconds, clip.duration)
+    return Results(video, archive, table, opened.seconds | seconds, clip.duration, clip.damage)
+
+
+def _open_writer(path: Path, clip: DecodedClip) -> VideoWriter:
+    """Of the overlay: it begins with the first frame that is there, ends with the clip, and has its sound."""
+    length = clip.duration - clip.times[clip.positions[0]]
+    return VideoWriter(path, clip.fps, clip.sample_aspect_ratio, length, clip.sound())
 
 
 def score_table(results: Results) -> str:
-    """The table of scores and the time that each step took, in HTML."""
+    """The table of scores, the frames that are missing, and the time that each step took, in HTML."""
     table = "<tr><th></th><th>sentence</th><th>score</th><th>frames with a mask</th></tr>"
     for row, color in zip(results.sentences, COLORS, strict=False):
         table += f'<tr><td style="width: 1.5em; background: rgb{color}"></td><td>{html.escape(row["sentence"])}</td>'
@@ -92,7 +103,8 @@ def score_table(results: Results) -> str:
     times = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in results.seconds.items())
     if "encoding" not in results.seconds:
         times = f"the clip was encoded before, {times}"
-    return f'<table style="width: 100%">{table}</table><p id="times">Time: {times}.</p>'
+    damage = "" if results.damage is None else f'<p id="damage">{html.escape(results.damage)}.</p>'
+    return f'<table style="width: 100%">{table}</table>{damage}<p id="times">Time: {times}.</p>'
 
 
 def similarity_maps(
@@ -106,7 +118,7 @@ def similarity_maps(
     model = segmenter.model
     if model.config.contrast_weight == 0:
         raise ValueError("This model was trained without the contrast: it has no similarity map.")
-    place = min(int(seconds * clip.fps), len(clip.frames) - 1)
+    place = clip.position_at(seconds)
     window = window_around(place, len(clip.frames), model.config.num_frames)
     pictures = [Image.fromarray(picture) for picture in clip.frames[window]]
     for picture in pictures:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..atomic import written_together
-from ..visualization import COLORS, VideoWriter, overlay
+from ..visualization import COLORS, VideoWriter, overlay, writer_like
 from .annotations import to_coco, to_cvat, to_youtube_vis
 
 if TYPE_CHECKING:
@@ -58,13 +58,23 @@ def write_cvat(result: VideoResult, path: Path) -> None:
 
 
 def write_overlay(result: VideoResult, path: Path) -> None:
-    """An mp4 file: the video with the masks and a legend drawn in, in the order of time."""
+    """An mp4 file: the video with the masks and a legend drawn in, in the order of time, with the times, the shape of
+    pixels and the sound of the source."""
     positions = {index: position for position, index in enumerate(result.frame_indices)}
-    frames = result.reader.frames(sorted(positions))
-    with _complete(path) as partial, VideoWriter(partial, result.fps or DEFAULT_FPS) as writer:
-        for index, frame in zip(sorted(positions), frames, strict=True):
-            masks = result.masks(positions[index])[:, None]
-            writer.write(overlay(frame[None], masks, result.sentences, result.scores)[0])
+    indices = sorted(positions)
+    reader, first, last = result.reader, indices[0], indices[-1]
+    with _complete(path) as partial:
+        if reader.times is None:
+            writer, times = VideoWriter(partial, DEFAULT_FPS), None
+        else:
+            end = reader.end if last + 1 == len(reader) else reader.times[last + 1]
+            writer = writer_like(partial, reader, reader.times[first], end, result.fps, with_sound=True)
+            times = reader.times - reader.times[first]
+        with writer:
+            for index, frame in zip(indices, reader.frames(indices), strict=True):
+                masks = result.masks(positions[index])[:, None]
+                picture = overlay(frame[None], masks, result.sentences, result.scores)[0]
+                writer.write(picture, None if times is None else times[index])
 
 
 def write_palette(result: VideoResult, path: Path) -> None:

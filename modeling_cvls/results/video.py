@@ -11,7 +11,7 @@ import numpy as np
 
 from ..frame_reader_cvls import FrameReader
 from ..images_cvls import frame_files
-from ..names import check_name
+from ..names import check_name, plain_name
 from ..pipeline_cvls import CVLSPipeline, Video
 from ..rle_cvls import decode_mask
 from . import annotations, files
@@ -138,7 +138,7 @@ def segment(
     Args:
         segmenter: the pipeline of a model.
         video, sentences, video_fps: as the pipeline takes them; one video.
-        name: what files call the video; default: the name of its file or folder, or "video".
+        name: what files call the video; default: the name of its file or folder (its first 200 bytes), or "video".
         on_damage: as for `FrameReader`; with "keep", frames that cannot be decoded are not in the result.
         options: of the pipeline, such as `start`, `end`, `fps`, `threshold`.
 
@@ -149,7 +149,7 @@ def segment(
     is_path = isinstance(video, Path) or (isinstance(video, str) and "://" not in video)
     path = Path(os.path.abspath(video)) if is_path else Path("video")
     default = path.stem if path.is_file() else path.name
-    name = check_name(name or default, "the video's name")
+    name = plain_name(default) if name is None else check_name(name, "the video's name")
     reader = video if isinstance(video, FrameReader) else FrameReader(video, video_fps, on_damage)
     found = segmenter(reader, sentences, mask_format="rle", **options)
     indices = found[0]["frame_indices"]

@@ -14,9 +14,8 @@ from ..atomic import written_together
 from ..frame_reader_cvls import FrameReader
 from ..pipeline_cvls import CVLSPipeline
 from ..results import SUFFIXES, check_free, segment
-from ..sound import open_sound
-from ..video_index_cvls import import_av, open_container, video_stream
-from ..visualization import VideoWriter, cutout, mask_picture, overlay
+from ..video_packets_cvls import import_av, open_container, video_stream
+from ..visualization import VideoWriter, cutout, mask_picture, overlay, writer_like
 
 #: Frames per second of a folder of frames, where nothing else is said.
 FOLDER_FPS = 24
@@ -191,9 +190,8 @@ def _open_writers(overlay_path: Path, settings: Settings, reader: FrameReader, s
     """The writers of the overlay, which has the source's sound, and of the masks."""
     fps = reader.fps if settings.fps is None else min(settings.fps, reader.fps)
     end = reader.end if settings.end is None else min(settings.end, reader.end)
-    shape = {"sample_aspect_ratio": reader.sample_aspect_ratio, "end": end - start}
-    writers = [VideoWriter(overlay_path, fps, sound=open_sound(reader, start, end), **shape)]
+    writers = [writer_like(overlay_path, reader, start, end, fps, with_sound=True)]
     if settings.masks:
         _, folder = _folders_of(overlay_path)
-        writers += [VideoWriter(folder / f"{name}.mp4", fps, **shape) for name in settings.names]
+        writers += [writer_like(folder / f"{name}.mp4", reader, start, end, fps) for name in settings.names]
     return writers

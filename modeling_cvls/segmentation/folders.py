@@ -13,10 +13,9 @@ from ..atomic import written_together
 from ..images_cvls import IMAGE_SUFFIXES, frame_files
 from ..names import check_link
 from ..pipeline_cvls import CVLSPipeline
-from ..video_index_cvls import import_av, open_container, video_stream
+from ..video_packets_cvls import import_av, open_container, video_stream
 from .files import Settings, is_done, segment_video
 
-NO_VIDEO_FORMATS = ("tty",)  # FFmpeg draws texts as videos
 #: What is taken for a video without looking into it, so that a broken one is an error and not left out.
 VIDEO_SUFFIXES = (
     ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
@@ -58,7 +57,7 @@ def _holds_video(path: Path) -> bool:
     av = import_av()
     try:
         with open_container(str(path)) as container:
-            return container.format.name not in NO_VIDEO_FORMATS and video_stream(container) is not None
+            return video_stream(container) is not None
     except (av.FFmpegError, OSError, ValueError):
         return False
 
@@ -127,6 +126,6 @@ def segment_folder(
         try:
             summary = segment_video(segmenter, video, outputs[video], settings, batch_size)
             damages += [] if summary.damage is None else [summary.damage]
-        except (OSError, ValueError) as error:  # the others can still be done
+        except (OSError, ValueError, MemoryError) as error:  # the others can still be done
             errors.append(str(error) if str(video) in str(error) else f"{video}: {error}")
     return gather_object(errors), gather_object(damages)

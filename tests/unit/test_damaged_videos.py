@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from factories import ROOT, SHARED
 from modeling_cvls import FrameReader
-from numbered_videos import drawn_number, write_numbered
+from numbered_videos import drawn_number, numbered_frame, write_numbered
 
 PROGRAM = Path(__file__).parent / "programs/read_damaged.py"
 CONTAINERS = {"mp4": "libx264", "mkv": "libx264", "ts": "libx264", "avi": "mpeg4", "webm": "libvpx", "mov": "mjpeg",
@@ -90,6 +91,27 @@ def test_a_stream_that_changes_its_size(tmp_path):
         reader = FrameReader(tmp_path / "both.ts", on_damage=on_damage)
         with pytest.raises(ValueError, match=r"frame 20 of .*both.ts is 96 x 128 pixels .* frame 0 48 x 64"):
             list(reader.frames(range(40)))
+
+
+def test_a_folder_of_frames_with_broken_images(tmp_path):
+    """The first one too, so that the size is that of another."""
+    for number in range(6):
+        Image.fromarray(numbered_frame(number)).save(tmp_path / f"{number}.png")
+    for number in (0, 3):
+        content = (tmp_path / f"{number}.png").read_bytes()
+        (tmp_path / f"{number}.png").write_bytes(content[: len(content) // 2 * number // 3])
+    reader = FrameReader(tmp_path, fps=5, on_damage="keep")
+    assert (len(reader), reader.height, reader.width) == (6, 48, 64)
+    numbers = [None if frame is None else drawn_number(frame) for frame in reader.frames(range(6))]
+    assert numbers == [None, 1, 2, None, 4, 5] and reader.missing_frames == [0, 3] and reader.is_missing(3)
+    assert "2 of its frames cannot be decoded and are left out (0, 3)" in reader.damage
+    with pytest.raises(ValueError, match=r"frame 0 of .*0\.png\) cannot be decoded; an encoded image such as png"):
+        list(FrameReader(tmp_path).frames(range(6)))
+    with pytest.raises(ValueError, match=r"frame 3 of .*3\.png\) cannot be decoded"):
+        reader.read([1, 3])
+    Image.fromarray(numbered_frame(3, 96, 128)).save(tmp_path / "3.png")  # is whole, and of another size
+    with pytest.raises(ValueError, match="frame 3 of .* is 96 x 128 pixels"):
+        list(FrameReader(tmp_path, on_damage="keep").frames(range(6)))
 
 
 def test_a_codec_that_is_not_known(whole, tmp_path):

@@ -1,18 +1,24 @@
 """What serves the page, without its browser part: decoding in another process, deletion of old files, sentences."""
 
+import io
+import json
 import os
 import socket
 import time
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from factories import declare_samples
+from factories import SENTENCES, SHARED, declare_samples
 from modeling_cvls import FrameReader
 from modeling_cvls.demo.clips import KEPT, Clips
 from modeling_cvls.demo.decoding import ClipLimits, Decoder
+from modeling_cvls.demo.results import score_table, segment_clip
 from modeling_cvls.demo.storage import Storage
-from modeling_cvls.visualization import write_video
+from modeling_cvls.visualization import VideoWriter, write_video
+from numbered_videos import add_tone, loudness, write_numbered
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +41,98 @@ def test_frames_are_the_readers(decoder, good, tmp_path):
     clip = decoder.decode(good, tmp_path / "frames")
     assert clip.frame_indices == [0, 2, 4, 6, 8] and clip.fps == 4 and clip.duration == 1.25
     np.testing.assert_array_equal(clip.frames, np.stack(list(FrameReader(good).frames([0, 2, 4, 6, 8]))))
+
+
+def test_a_clip_is_thinned_by_its_times(decoder, tmp_path, monkeypatch):
+    """Five frames in a tenth of a second, then a still picture: the mean rate says nothing of either."""
+    times = [0, 0.02, 0.04, 0.06, 0.08, 2, 2.5]
+    with VideoWriter(tmp_path / "screen.mp4", 2, end=2.9) as writer:
+        for number, time_ in enumerate(times):
+            writer.write(np.full((64, 96, 3), 30 * number, np.uint8), time_)
+    monkeypatch.setattr(decoder, "limits", ClipLimits(seconds=3, fps=25))
+    clip = decoder.decode(tmp_path / "screen.mp4", tmp_path / "frames")
+    assert clip.frame_indices == [0, 2, 4, 5, 6]  # shown at multiples of 0.04 s
+    assert clip.times == pytest.approx([0, 0.04, 0.08, 2, 2.5], abs=1e-4)
+    assert clip.duration == pytest.approx(2.9, abs=1e-3)
+    assert [clip.position_at(seconds) for seconds in (0, 0.05, 1.9, 2.1, 9)] == [0, 1, 2, 3, 4]
+
+
+def segmented(path, segmenter, decoder, folder):
+    """What the page makes of a clip, and its masks (K, T, H, W) and their frames from the zip file."""
+    folder.mkdir()
+    clips = Clips(segmenter, decoder, folder)
+    try:
+        with clips.open(str(path)) as opened:
+            results = segment_clip(opened, SENTENCES, folder, lambda *_, **__: None)
+    finally:
+        clips.close()
+    with zipfile.ZipFile(results.masks) as archive:
+        assert json.loads(archive.read("sentences.json")) == results.sentences
+        names = [sorted(name for name in archive.namelist() if name.startswith(f"{n}/")) for n in (1, 2)]
+        masks = [[np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in of_one] for of_one in names]
+    return results, np.array(masks), [int(name[2:-4]) for name in names[0]]
+
+
+def test_the_overlay_keeps_times_pixels_and_sound(decoder, segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder, "limits", ClipLimits())
+    times = [0, 0.5, 0.54, 0.58, 1.7, 1.74, 2, 2.9]
+    path = add_tone(write_numbered(tmp_path / "silent.mp4", 8, times=times), tmp_path / "clip.mp4")
+    results, _, frames = segmented(path, segmenter, decoder, tmp_path / "page")
+    source, drawn = FrameReader(path), FrameReader(results.video)
+    assert frames == list(range(8)) and results.damage is None and "damage" not in score_table(results)
+    np.testing.assert_allclose(drawn.times, source.times, atol=1e-3)
+    assert drawn.end == pytest.approx(source.end, abs=1e-3) and results.duration == source.end
+    seconds, heard = loudness(results.video)
+    assert seconds == pytest.approx(2.9, abs=0.15) and heard > 0.9
+    wide = write_numbered(tmp_path / "wide.mp4", 3, display=((1, 0, 0, 1), 2))
+    results, _, _ = segmented(wide, segmenter, decoder, tmp_path / "wide")
+    assert FrameReader(results.video).sample_aspect_ratio == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged or was cut off")
+@pytest.mark.parametrize("at", ["the middle", "the end"])
+def test_a_damaged_clip_gives_what_is_left(decoder, segmenter, tmp_path, monkeypatch, at):
+    monkeypatch.setattr(decoder, "limits", ClipLimits())
+    options = {"g": "6", "sc_threshold": "0", "bf": "0", "crf": "4"}
+    whole = write_numbered(tmp_path / "whole.mp4", options=options, container_options={"movflags": "faststart"})
+    content = bytearray(whole.read_bytes())
+    data = content.index(b"mdat") + 4
+    if at == "the end":
+        del content[data + (len(content) - data) * 7 // 10 :]
+    else:
+        start = data + (len(content) - data) // 2
+        content[start : start + 300] = bytes(300)
+    (tmp_path / "cut.mp4").write_bytes(content)
+    expected = segmenter(tmp_path / "cut.mp4", SENTENCES)
+    results, masks, frames = segmented(tmp_path / "cut.mp4", segmenter, decoder, tmp_path / "page")
+    missing = expected[0]["missing_frames"]
+    assert missing and frames == expected[0]["frame_indices"] and sorted([*missing, *frames]) == list(range(30))
+    assert (masks == [result["masks"] for result in expected]).mean() > 0.99  # features are kept in half precision
+    assert [row["missing_frames"] for row in results.sentences] == [missing] * 2
+    assert [row["frames"] for row in results.sentences] == [len(frames)] * 2
+    table = score_table(results)
+    assert f"cut.mp4 is damaged or was cut off: {len(missing)} of its frames" in table and str(tmp_path) not in table
+    drawn, reader = FrameReader(results.video), FrameReader(tmp_path / "cut.mp4", on_damage="keep")
+    assert len(drawn) == len(frames)
+    np.testing.assert_allclose(drawn.times, reader.times[frames] - reader.times[frames[0]], atol=1e-3)
+
+
+@pytest.mark.skipif(not (SHARED / "cases").is_dir(), reason="../shared/cases is absent")
+def test_reported_clips(decoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder, "limits", ClipLimits())
+    for name, there, missing in (
+        ("damaged/truncated.mp4", 48, 72),
+        ("damaged/corrupt_mid.mp4", 114, 6),
+        ("ts_off_by_one_gop/own.ts", 120, 0),
+        ("gif/anim.gif", 30, 0),
+    ):
+        clip = decoder.decode(SHARED / "cases" / name, tmp_path / "frames")
+        assert (len(clip.positions), len(clip.missing_frames), clip.damage is None) == (there, missing, missing == 0)
+    screen = SHARED / "cases/variable_frame_rate/screenrec.mp4"
+    clip, reader = decoder.decode(screen, tmp_path / "frames"), FrameReader(screen)
+    assert clip.times == reader.times[clip.frame_indices].tolist() and clip.duration == reader.end
+    with pytest.raises(ValueError, match=r"frame 30 of .* is 192 x 320 pixels .* frame 0 96 x 160"):
+        decoder.decode(SHARED / "cases/size_changes/size_change.ts", tmp_path / "frames")
 
 
 def test_hostile_files_end_another_process_only(decoder, good, tmp_path):

@@ -1,8 +1,10 @@
 """Files that declare more than they hold are refused before a decoder sees them."""
 
+import http.server
 import os
 import subprocess
 import sys
+import threading
 
 import av
 import numpy as np
@@ -84,6 +86,38 @@ def test_the_process_goes_on(good, tmp_path):
     program += "except ValueError as error:\n    print(error)\n"
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "bomb.mp4 cannot be decoded as a video: it declares" in done.stdout, done.stderr
+
+
+def test_bytes_lead_nowhere_else(good, tmp_path):
+    """A playlist may name addresses and files; given as bytes, FFmpeg would go to all of them."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+    (tmp_path / "good.ts").write_bytes(good)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for target in (f"{tmp_path}/good.ts", f"http://127.0.0.1:{server.server_port}/a.ts"):
+            playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n".encode()
+            with pytest.raises(ValueError, match="given as bytes cannot be decoded as a video"):
+                FrameReader(playlist)
+        (tmp_path / "list.m3u8").write_bytes(playlist)
+        with pytest.raises(ValueError, match=r"list\.m3u8 cannot be decoded as a video"):
+            FrameReader(tmp_path / "list.m3u8")
+        server.shutdown()
+    assert not asked
+
+
+def test_texts_are_no_videos(tmp_path):
+    """FFmpeg would draw them."""
+    (tmp_path / "notes.txt").write_text("hello\n" * 100)
+    with pytest.raises(ValueError, match="notes.txt cannot be decoded as a video: it holds no video stream"):
+        FrameReader(tmp_path / "notes.txt")
 
 
 def test_pipes_and_devices_are_refused(tmp_path):

@@ -4,6 +4,7 @@ import http.server
 import threading
 import time
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from modeling_cvls import FrameReader
 from modeling_cvls.live_cvls import LiveSource
 from modeling_cvls.visualization import write_video
 from modeling_cvls.windows_cvls import LiveWindows
+from numbered_videos import write_numbered
 
 
 def brute_force(length, window, overlap, look_ahead):
@@ -242,6 +244,24 @@ def test_a_source_that_is_left_early_ends_its_thread(server):
 def test_a_source_that_does_not_open_is_named(segmenter, source):
     with pytest.raises(OSError, match="cannot be opened"):
         next(segmenter.live(SENTENCES).run(source))
+
+
+def test_a_file_is_shown_as_a_player_shows_it(tmp_path, monkeypatch):
+    """Mirrored and turned, and whatever its name."""
+    monkeypatch.chdir(tmp_path)
+    for matrix in ((-1, 0, 0, 1), (0, 1, 1, 0), (0, 1, -1, 0)):
+        write_numbered(tmp_path / "12:30.mp4", 4, display=(matrix, 1))
+        with LiveSource("12:30.mp4") as source:
+            pictures = [picture for picture, _ in source]
+        np.testing.assert_array_equal(pictures, list(FrameReader("12:30.mp4").frames(range(4))))
+    with av.open(str(tmp_path / "song.m4a"), "w", format="mp4") as container:
+        sound = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    with pytest.raises(ValueError, match=r"song.m4a cannot be decoded as a video: it holds no video stream"):
+        LiveSource("song.m4a")
 
 
 def test_a_damaged_stream_gives_what_came_before_and_is_named(segmenter, tmp_path):

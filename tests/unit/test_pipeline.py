@@ -17,6 +17,7 @@ from factories import SHARED
 from modeling_cvls.frame_reader_cvls import FrameReader
 from modeling_cvls.pipeline_cvls import CVLSPipeline
 from modeling_cvls.processing_cvls import CVLSProcessor
+from modeling_cvls.selection_cvls import select_frames
 from modeling_cvls.video_processing_cvls import CVLSVideoProcessor
 from modeling_cvls.visualization import VideoWriter, write_video
 
@@ -374,6 +375,15 @@ def test_times_are_those_of_presentation(pipe, tmp_path):
     assert result["frame_indices"] == [0, 1, 3, 6, 8] and result["missing_frames"] == []
     (result,) = pipe(tmp_path / "screen.mp4", "the circle", fps=100)
     assert result["frame_indices"] == list(range(10))
+
+
+@pytest.mark.parametrize("rate", [30, 30000 / 1001, 60])
+def test_a_clock_of_milliseconds_loses_no_frame(rate):
+    """33, 34, 33 ms ... are 30 frames per second, of which none is left out; of 60, every other one."""
+    reader = FrameReader(np.zeros((200, 2, 2, 3), np.uint8), rate)
+    reader.times = np.round(np.arange(200) / rate, 3)
+    frames = select_frames(reader, fps=30).frames
+    assert frames.tolist() == list(range(0, 200, 2 if rate == 60 else 1))
 
 
 def test_missing_frames_are_left_out_and_named(pipe, tmp_path):

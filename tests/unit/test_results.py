@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from modeling_cvls import CVLSPipeline, FrameReader
 from modeling_cvls.conversion.cvat import mots_mask, read_mots, read_task
 from modeling_cvls.results import VideoResult, segment
+from numbered_videos import add_tone, drawn_number, loudness, write_numbered
 
 SENTENCES = ["the red circle", "a square, on the left", "nothing"]
 HEIGHT, WIDTH, FRAMES = 24, 36, 4
@@ -160,6 +161,24 @@ def test_overlay(result, tmp_path):
     result.save(tmp_path / "out.mp4")
     reader = FrameReader(tmp_path / "out.mp4")
     assert len(reader) == FRAMES and reader.fps == 8 and reader.width >= 480
+
+
+def test_the_overlay_has_the_times_of_its_source(make_model, processor, tmp_path):
+    """Whatever the frames that were asked for, and their order: each at its own time."""
+    times = [0, 0.5, 0.54, 0.58, 1.7, 1.74]
+    silent = write_numbered(tmp_path / "silent.mp4", 6, times=times, display=((1, 0, 0, 1), 2))
+    path = add_tone(silent, tmp_path / "in.mp4", "stereo")
+    segmenter = CVLSPipeline(model=make_model(), processor=processor)
+    for options, kept, end in (({}, range(6), None), ({"frame_indices": [4, 1, 2]}, [1, 2, 4], 1.74)):
+        result = segment(segmenter, path, "the red circle", **options)
+        result.save(tmp_path / "out.mp4")
+        written = FrameReader(tmp_path / "out.mp4")
+        height = written.width * 48 // 64  # the legend is below
+        assert [drawn_number(frame[:height]) for frame in written.frames(range(len(kept)))] == [*kept]
+        np.testing.assert_allclose(written.times, np.array(times)[kept] - times[kept[0]], atol=1e-3)
+        end = FrameReader(path).end if end is None else end
+        assert written.end == pytest.approx(end - times[kept[0]], abs=2e-3) and written.sample_aspect_ratio == 2
+        assert loudness(tmp_path / "out.mp4")[1] > 0.9
 
 
 def test_overlay_is_in_the_order_of_time(result, tmp_path):

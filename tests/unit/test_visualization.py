@@ -22,6 +22,7 @@ from modeling_cvls.visualization import (
     training_curves,
     write_video,
 )
+from numbered_videos import add_tone, share_heard, write_numbered
 
 
 def scene(num_frames=4, height=60, width=90, num_masks=2):
@@ -213,3 +214,26 @@ def test_videos_keep_times_shape_of_pixels_and_sound(tmp_path):
     assert loud[0] == pytest.approx(1.5, abs=0.08) and len(samples) / 16000 == pytest.approx(3.4, abs=0.15)
     assert open_sound(FrameReader(source, fps=5), 0, 1) is None  # its times are not the file's
     assert open_sound(FrameReader(np.zeros((2, 4, 4, 3), np.uint8), fps=5), 0, 1) is None
+
+
+def heard(path):
+    """(seconds of the sound of a video, the share of them in which something is heard)."""
+    reader = FrameReader(path, on_damage="keep")
+    sound = open_sound(reader, 0, reader.end)
+    samples = np.concatenate([chunk[0] for chunk in sound.chunks])
+    sound.close()
+    return len(samples) / sound.rate, share_heard(samples)
+
+
+def test_sound_is_read_as_far_as_it_goes(tmp_path):
+    """Of a file that was cut off, and of a broadcast whose sound changes from one channel to two."""
+    whole = add_tone(write_numbered(tmp_path / "silent.mkv", 60, options={"bf": "0"}), tmp_path / "whole.mkv")
+    assert heard(whole) == (pytest.approx(2.4, abs=0.1), pytest.approx(1, abs=0.1))
+    (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    seconds, share = heard(tmp_path / "cut.mkv")
+    assert 0.5 < seconds < 2.2 and share > 0.9
+    silent = write_numbered(tmp_path / "silent.ts", options={"bf": "0"})
+    first = add_tone(silent, tmp_path / "first.ts")
+    second = add_tone(silent, tmp_path / "second.ts", "stereo", {"output_ts_offset": "1.2"})
+    (tmp_path / "both.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    assert heard(tmp_path / "both.ts") == (pytest.approx(2.4, abs=0.1), pytest.approx(1, abs=0.1))

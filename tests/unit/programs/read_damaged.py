@@ -15,7 +15,7 @@ from pathlib import Path
 
 from modeling_cvls import FrameReader
 from modeling_cvls.video_decoder_cvls import import_decord
-from modeling_cvls.video_index_cvls import import_av
+from modeling_cvls.video_packets_cvls import import_av
 
 MEMORY = 4_000_000_000  # bytes of addresses, of which the libraries take the half
 

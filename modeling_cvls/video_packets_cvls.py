@@ -1,0 +1,295 @@
+"""The packets of a video's container, as PyAV reads them: what they say of frames and times, and their decoding.
+
+A packet holds one encoded frame.
+"""
+
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+#: The length of a stream of Matroska and WebM, as in 01:02:03.500000000.
+LENGTH = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
+TEXT_FORMATS = ("adf", "bin", "idf", "tty", "xbin")
+OLDEST_AV = 17  # the version of PyAV that is needed
+VP8_IS_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, section 9.1)
+
+
+@dataclass(frozen=True)
+class Packets:
+    """What a container says of a video stream and its N packets, in the order in which they are stored.
+
+    Attributes:
+        stream: the number of the stream in its container.
+        codec: the name of its codec.
+        is_avi: whether the container is an AVI, which has no presentation times: those of its packets are guesses.
+        is_mov: whether it is an mp4 or mov.
+        unit: of time stamps and durations, in seconds.
+        rate: frames per second by the header, None where it says none.
+        aspect: the width of a pixel divided by its height by the header, None where it says none.
+        length: the seconds that the header promises, None where it does not.
+        num_promised: how many packets the container's table lists; 0 where there is none.
+        is_cut: whether an error ended the reading.
+        is_refreshed_at_once: whether no key packet of H.264 only begins to refresh the picture.
+        has_b_frames: whether the decoder gives frames in another order than that of the packets.
+        pts, dts: int arrays (N,), time stamps of presentation and of decoding; None where not all packets have one.
+        durations: N ints; None where it is not known.
+        sizes: int array (N,), in bytes.
+        is_key, is_shown: bool arrays (N,).
+        first: the number of the packet that holds the first frame that can be decoded.
+        frame: that frame, as PyAV gives it.
+    """
+
+    stream: int
+    codec: str
+    is_avi: bool
+    is_mov: bool
+    unit: Fraction
+    rate: Fraction | None
+    aspect: Fraction | None
+    length: float | None
+    num_promised: int
+    is_cut: bool
+    is_refreshed_at_once: bool
+    has_b_frames: bool
+    pts: np.ndarray | None
+    dts: np.ndarray | None
+    durations: tuple[int | None, ...]
+    sizes: np.ndarray
+    is_key: np.ndarray
+    is_shown: np.ndarray
+    first: int
+    frame: Any
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def stamps(self) -> np.ndarray | None:
+        """The time stamps by which packets are told apart."""
+        return self.dts if self.is_avi else self.pts
+
+
+def import_av():
+    """PyAV, or an ImportError that says how to get it."""
+    # Imported when needed, and in a `try`, where code from the Hub is not searched for what it demands: arrays and
+    # images can be read without it.
+    install = f'pip install "av>={OLDEST_AV}"'
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(f"videos and streams are read with PyAV, which is not installed: {install}") from error
+    if int(av.__version__.split(".")[0]) < OLDEST_AV:
+        raise ImportError(f"PyAV {av.__version__} is installed, which gives wrong colors of some videos: {install}")
+    return av
+
+
+def open_container(source: str | bytes):
+    """Opens an encoded video: the path of a file, or its bytes.
+
+    Raises:
+        av.FFmpegError: its format is not known.
+    """
+    av = import_av()
+    options = {}
+    if isinstance(source, bytes):
+        # A playlist may name what lies elsewhere: FFmpeg goes from a file to other files at most, from bytes anywhere.
+        options["protocol_whitelist"] = "none"
+        source, brand = io.BytesIO(source), source[4:8]
+    else:
+        source = os.path.abspath(source)  # FFmpeg takes what stands before a colon in a relative path for a protocol
+        with open(source, "rb") as file:
+            brand = file.read(8)[4:]
+    if brand == b"ftyp":
+        # The tables of mp4 and mov say everything about their packets: not parsing these as well saves a fifth of the
+        # time.
+        options["fflags"] = "noparse"
+    return av.open(source, options=options)
+
+
+def video_stream(container):
+    """The video stream that a player shows; None where there is none but pictures attached to music, such as covers, or
+    a text, which FFmpeg would draw."""
+    if container.format.name in TEXT_FORMATS:
+        return None
+    stream = container.streams.best("video")
+    return None if stream is None or "attached_pic" in str(stream.disposition) else stream
+
+
+def decode_packets(packets: Iterable[tuple[int, Any]], codec, failed: list[int]) -> Iterator[tuple[int, Any]]:
+    """Decodes numbered packets.
+
+    Args:
+        packets: (number, packet) pairs in the order of decoding.
+        codec: the codec context of their stream.
+        failed: the numbers of the packets that cannot be decoded are appended to it.
+
+    Returns:
+        An iterator over (number of the packet, frame) in the order of display.
+    """
+    av = import_av()
+    number = -1
+    for number, packet in packets:
+        if not packet.size:
+            continue  # it holds nothing; the decoder would take it for the end
+        packet.pts = number  # comes back with the frame, even where the container's own time stamps are wrong
+        try:
+            frames = codec.decode(packet)
+        except av.FFmpegError:
+            failed.append(number)
+            continue
+        for frame in frames:
+            yield frame.pts, frame
+    try:
+        frames = codec.decode(None)
+    except av.FFmpegError:
+        failed.append(number)
+        return
+    for frame in frames:
+        yield frame.pts, frame
+
+
+def numbered_packets(container, stream) -> Iterator[tuple[int, Any]]:
+    """The packets of a stream with their numbers, from where the container stands to its end or first error."""
+    av = import_av()
+    try:
+        yield from enumerate(packet for packet in container.demux(stream) if packet.dts is not None or packet.size)
+    except av.FFmpegError:
+        return
+
+
+class _Notes:
+    """Notes of a stream's packets what `Packets` holds, while they pass.
+
+    Args:
+        is_vp8: look for frames that are not shown.
+        is_h264_of_mov: look for key packets that only begin to refresh the picture.
+    """
+
+    def __init__(self, is_vp8: bool, is_h264_of_mov: bool):
+        self._is_vp8, self._is_h264_of_mov = is_vp8, is_h264_of_mov
+        self.rows: list[tuple] = []
+        self.hidden: list[int] = []
+        self.all_idr, self.is_cut = True, False
+
+    def of(self, demuxed: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """The packets with their numbers, to their end or first error; each is noted before it is given."""
+        av, rows = import_av(), self.rows
+        attributes = attrgetter("pts", "dts", "duration", "size", "is_keyframe", "is_discard")
+        try:
+            for packet in demuxed:
+                row = attributes(packet)
+                if row[0] is row[1] is None and not row[3]:
+                    continue  # the mark of the end
+                number = len(rows)
+                rows.append(row)
+                if self._is_h264_of_mov:
+                    if row[4]:
+                        self.all_idr = self.all_idr and _has_idr(memoryview(packet))
+                elif self._is_vp8 and row[3] and not memoryview(packet)[0] & VP8_IS_SHOWN:
+                    self.hidden.append(number)
+                yield number, packet
+        except av.FFmpegError:
+            self.is_cut = True
+
+
+def read_packets(source: str | bytes) -> Packets:
+    """Goes through all packets of the stream that a player shows, and decodes its first frame on the way.
+
+    Args:
+        source: the path of a file, or its bytes.
+
+    Raises:
+        av.FFmpegError: its format is not known.
+        ValueError: it holds no video, or none of its frames can be decoded; the message is the end of a sentence.
+    """
+    with open_container(source) as container:
+        stream = video_stream(container)
+        if stream is None:
+            raise ValueError("holds no video stream")
+        codec = stream.codec_context
+        if codec is None:
+            raise ValueError("is encoded in a way for which there is no decoder here")
+        codec.thread_count = 1
+        is_mov = "mov" in container.format.name
+        notes = _Notes(codec.name == "vp8", is_mov and codec.name == "h264")
+        packets = notes.of(container.demux(stream))
+        first, frame = next(decode_packets(packets, codec, failed=[]), (None, None))
+        for _ in packets:  # those that come behind the first frame
+            pass
+        if not notes.rows:
+            raise ValueError("holds no frames")
+        if frame is None:
+            raise ValueError("has no frame that can be decoded")
+        pts, dts, durations, sizes, is_key, is_discarded = zip(*notes.rows, strict=True)
+        sizes = np.array(sizes)
+        is_shown = ~np.array(is_discarded, dtype=bool) & (sizes > 0)
+        is_shown[notes.hidden] = False
+        return Packets(
+            stream=stream.index,
+            codec=codec.name,
+            is_avi=container.format.name == "avi",
+            is_mov=is_mov,
+            unit=stream.time_base,
+            rate=stream.average_rate or stream.guessed_rate,
+            aspect=stream.sample_aspect_ratio,
+            length=_promised_length(container, stream),
+            num_promised=len(stream.index_entries) if is_mov else 0,
+            is_cut=notes.is_cut,
+            is_refreshed_at_once=notes.all_idr,
+            has_b_frames=bool(codec.has_b_frames),
+            pts=_stamps(pts),
+            dts=_stamps(dts),
+            durations=durations,
+            sizes=sizes,
+            is_key=np.array(is_key, dtype=bool),
+            is_shown=is_shown,
+            first=first,
+            frame=frame,
+        )
+
+
+def _stamps(values: tuple) -> np.ndarray | None:
+    array = np.array(values)
+    return None if array.dtype == object else array  # where one of them is None
+
+
+def _has_idr(data: memoryview) -> bool:
+    """Whether a packet of H.264 in mp4 (units that begin with their length in 4 bytes) holds an IDR picture, type 5."""
+    position = 0
+    while position + 4 < len(data):
+        if data[position + 4] & 31 == 5:
+            return True
+        position += 4 + int.from_bytes(data[position : position + 4])
+    return False
+
+
+def _promised_length(container, stream) -> float | None:
+    """The length in seconds that the header promises, where it does."""
+    if "matroska" in container.format.name:
+        said = LENGTH.fullmatch(stream.metadata.get("DURATION", ""))
+        if said:
+            return 3600 * int(said[1]) + 60 * int(said[2]) + float(said[3])
+    if container.format.name == "avi" and stream.duration:
+        return float(stream.duration * stream.time_base)
+    is_alone = len(container.streams) == 1  # otherwise the length may be that of the sound
+    if is_alone and container.duration and ("matroska" in container.format.name or container.format.name == "flv"):
+        return container.duration / 1e6
+    return None
+
+
+__all__ = [
+    "Packets",
+    "decode_packets",
+    "import_av",
+    "numbered_packets",
+    "open_container",
+    "read_packets",
+    "video_stream",
+]
