@@ -108,7 +108,7 @@ def index_video(source: str | bytes) -> VideoIndex:
         key_frames=key_frames,
         key_stamps=_seek_stamps(packets)[key_packets],
         key_sizes=packets.sizes[key_packets],
-        stamps=stamps if stamps is not None and len(np.unique(stamps)) == len(stamps) else None,
+        stamps=stamps if stamps is not None and np.diff(np.sort(stamps)).all() else None,
         stamp_name="dts" if packets.is_avi else "pts",
         height=size[1] if orientation[0] else size[0],
         width=size[0] if orientation[0] else size[1],
@@ -187,7 +187,7 @@ def _times(packets: Packets, order: np.ndarray) -> tuple[float, np.ndarray, floa
     """The first time of presentation, all of them counted from it, the time at which the last frame ends, and frames
     per second."""
     unit, rate = packets.unit, packets.rate
-    last = 0 if packets.is_avi else (packets.durations[order[-1]] or 0) * float(unit)
+    last = 0 if packets.is_avi else int(packets.durations[order[-1]]) * float(unit)
     if packets.pts is not None and not packets.is_avi:
         stamps = packets.pts[order]
     elif packets.dts is not None:

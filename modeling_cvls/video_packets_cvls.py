@@ -6,6 +6,7 @@ A packet holds one encoded frame.
 import io
 import os
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +17,8 @@ import numpy as np
 
 #: The length of a stream of Matroska and WebM, as in 01:02:03.500000000.
 LENGTH = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
+#: What is noted of each packet, and what stands for a value that is not known.
+NOTED, UNKNOWN = ("pts", "dts", "duration", "size", "is_keyframe", "is_discard"), -(2**63)
 TEXT_FORMATS = ("adf", "bin", "idf", "tty", "xbin")
 OLDEST_AV = 17  # the version of PyAV that is needed
 VP8_IS_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, section 9.1)
@@ -39,7 +42,7 @@ class Packets:
         is_refreshed_at_once: whether no key packet of H.264 only begins to refresh the picture.
         has_b_frames: whether the decoder gives frames in another order than that of the packets.
         pts, dts: int arrays (N,), time stamps of presentation and of decoding; None where not all packets have one.
-        durations: N ints; None where it is not known.
+        durations: int array (N,), 0 where it is not known.
         sizes: int array (N,), in bytes.
         is_key, is_shown: bool arrays (N,).
         first: the number of the packet that holds the first frame that can be decoded.
@@ -60,7 +63,7 @@ class Packets:
     has_b_frames: bool
     pts: np.ndarray | None
     dts: np.ndarray | None
-    durations: tuple[int | None, ...]
+    durations: np.ndarray
     sizes: np.ndarray
     is_key: np.ndarray
     is_shown: np.ndarray
@@ -174,29 +177,38 @@ class _Notes:
 
     def __init__(self, is_vp8: bool, is_h264_of_mov: bool):
         self._is_vp8, self._is_h264_of_mov = is_vp8, is_h264_of_mov
-        self.rows: list[tuple] = []
+        self._values = array("q")
         self.hidden: list[int] = []
         self.all_idr, self.is_cut = True, False
 
     def of(self, demuxed: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """The packets with their numbers, to their end or first error; each is noted before it is given."""
-        av, rows = import_av(), self.rows
-        attributes = attrgetter("pts", "dts", "duration", "size", "is_keyframe", "is_discard")
+        # Of long videos this loop is what opening them costs.
+        av, number, note, attributes = import_av(), 0, self._values.extend, attrgetter(*NOTED)
+        is_vp8, is_h264_of_mov = self._is_vp8, self._is_h264_of_mov
         try:
             for packet in demuxed:
                 row = attributes(packet)
-                if row[0] is row[1] is None and not row[3]:
-                    continue  # the mark of the end
-                number = len(rows)
-                rows.append(row)
-                if self._is_h264_of_mov:
+                try:
+                    note(row)
+                except TypeError:  # something is None
+                    del self._values[number * len(NOTED) :]
+                    if row[0] is row[1] is None and not row[3]:
+                        continue  # the mark of the end
+                    note(UNKNOWN if value is None else value for value in row)
+                if is_h264_of_mov:
                     if row[4]:
                         self.all_idr = self.all_idr and _has_idr(memoryview(packet))
-                elif self._is_vp8 and row[3] and not memoryview(packet)[0] & VP8_IS_SHOWN:
+                elif is_vp8 and row[3] and not memoryview(packet)[0] & VP8_IS_SHOWN:
                     self.hidden.append(number)
                 yield number, packet
+                number += 1
         except av.FFmpegError:
             self.is_cut = True
+
+    def columns(self) -> np.ndarray:
+        """int64 (6, N): what `NOTED` names, of all packets that passed."""
+        return np.array(self._values).reshape(-1, len(NOTED)).T.copy()
 
 
 def read_packets(source: str | bytes) -> Packets:
@@ -223,13 +235,12 @@ def read_packets(source: str | bytes) -> Packets:
         first, frame = next(decode_packets(packets, codec, failed=[]), (None, None))
         for _ in packets:  # those that come behind the first frame
             pass
-        if not notes.rows:
+        pts, dts, durations, sizes, is_key, is_discarded = notes.columns()
+        if not len(sizes):
             raise ValueError("holds no frames")
         if frame is None:
             raise ValueError("has no frame that can be decoded")
-        pts, dts, durations, sizes, is_key, is_discarded = zip(*notes.rows, strict=True)
-        sizes = np.array(sizes)
-        is_shown = ~np.array(is_discarded, dtype=bool) & (sizes > 0)
+        is_shown = (is_discarded == 0) & (sizes > 0)
         is_shown[notes.hidden] = False
         return Packets(
             stream=stream.index,
@@ -246,18 +257,17 @@ def read_packets(source: str | bytes) -> Packets:
             has_b_frames=bool(codec.has_b_frames),
             pts=_stamps(pts),
             dts=_stamps(dts),
-            durations=durations,
+            durations=np.maximum(durations, 0),
             sizes=sizes,
-            is_key=np.array(is_key, dtype=bool),
+            is_key=is_key > 0,
             is_shown=is_shown,
             first=first,
             frame=frame,
         )
 
 
-def _stamps(values: tuple) -> np.ndarray | None:
-    array = np.array(values)
-    return None if array.dtype == object else array  # where one of them is None
+def _stamps(values: np.ndarray) -> np.ndarray | None:
+    return None if (values == UNKNOWN).any() else values
 
 
 def _has_idr(data: memoryview) -> bool:
