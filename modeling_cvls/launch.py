@@ -120,8 +120,9 @@ def load_processor(name: str | Path, argument: str) -> CVLSProcessor:
     """The processor of a checkpoint.
 
     Raises:
-        OSError, ValueError: naming the argument and the files that are missing or damaged.
+        OSError, ValueError: as `check_checkpoint`; naming the files that may be damaged.
     """
+    check_checkpoint(name, argument)
     with _loading(f"{argument} {name}: its processor_config.json, tokenizer.json or tokenizer_config.json"):
         processor = CVLSProcessor.from_pretrained(name)
         processor(videos=np.zeros((1, 32, 32, 3), np.uint8), text="a")  # what is wrong is found here, and not later

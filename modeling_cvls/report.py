@@ -40,9 +40,9 @@ def write_report(
         dataset_name: name of the data set in the card; default: that of its folder.
         synthetic: whether the card says that the data are synthetic.
     """
+    segmenter = load_pipeline(model, "--model")
     state = TrainerState.load_from_json(str(model / "trainer_state.json"))
     training_curves(state.log_history, output / "training_curves.png")
-    segmenter = load_pipeline(model, "--model")
     rows = load_dataset(dataset, split=split)
     draw_clips(segmenter, rows, output, clips)
     card = make_card(

@@ -46,8 +46,8 @@ def serve(
     """
     if examples is not None:
         check_tree(examples, allow_links)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder is deleted then too
     segmenter = load_pipeline(model, "--model", device)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder is deleted then too
     text = PageText(max_seconds, max_megabytes, KEPT_FOR, describe_model(model))
     with tempfile.TemporaryDirectory(prefix="cvls-page-") as folder:
         cache, offered = Path(folder, "cache"), examples or Path(folder, "examples")

@@ -84,12 +84,16 @@ def pixels(output) -> list[np.ndarray]:
 
 
 @pytest.fixture
-def whole(segmenter, clip, tmp_path):
+def checkpoint(segmenter, tmp_path):
+    segmenter.save_pretrained(tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+@pytest.fixture
+def whole(checkpoint, clip, tmp_path):
     """A checkpoint, and the pixels that it writes."""
-    segmenter.model.save_pretrained(tmp_path / "whole")
-    segmenter.processor.save_pretrained(tmp_path / "whole")
-    assert segment(tmp_path / "whole", clip, tmp_path / "truth" / "out.mp4") == 0
-    return tmp_path / "whole", pixels(tmp_path / "truth" / "out.mp4")
+    assert segment(checkpoint, clip, tmp_path / "truth" / "out.mp4") == 0
+    return checkpoint, pixels(tmp_path / "truth" / "out.mp4")
 
 
 def damage_and_segment(seed, whole, clip, folder, capsys):
@@ -128,14 +132,42 @@ def test_many_damages_to_models(whole, clip, tmp_path, capsys):
         shutil.rmtree(folder)
 
 
-def test_weights_that_are_not_there_are_no_random_ones(whole, clip, tmp_path, capsys):
+COMMANDS = {
+    "eval": ["--dataset", "nowhere"],
+    "explain": ["{clip}", "a circle", "--output", "{folder}/out.png"],
+    "export": ["--format", "torch_export", "--output", "{folder}/out.pt2"],
+    "push": ["--repo-id", "someone/something"],
+    "report": ["--dataset", "nowhere", "--metrics", "{folder}/metrics.json", "--output", "{folder}/out"],
+    "check": ["nowhere"],
+    "demo": [],
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "demo" else name for name in COMMANDS]
+)
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_every_command_names_a_damaged_file(checkpoint, clip, tmp_path, capsys, name, file):
+    if name == "demo":
+        pytest.importorskip("gradio")
+    path = checkpoint / file
+    path.write_bytes(path.read_bytes()[:-20])
+    arguments = [one.format(clip=clip, folder=tmp_path) for one in COMMANDS[name]]
+    capsys.readouterr()
+    status = run(name, *arguments, "--model", checkpoint)
+    message = one_line(capsys, name)
+    assert status == 2 and f"--model {path} is damaged" in message
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_weights_that_are_not_there_are_no_random_ones(checkpoint, clip, tmp_path, capsys):
     """A name of a weight that was changed leaves the model without it."""
-    path = whole[0] / "model.safetensors"
+    path = checkpoint / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content.replace(b"mask_bias", b"mask_bibs"))
-    assert segment(whole[0], clip, tmp_path / "out.mp4") == 2
+    assert segment(checkpoint, clip, tmp_path / "out.mp4") == 2
     message = one_line(capsys, "segment")
-    assert f"--model {whole[0]}: its weights (model.safetensors) lack 1 of the model's, such as mask_bias" in message
+    assert f"--model {checkpoint}: its weights (model.safetensors) lack 1 of the model's, such as mask_bias" in message
 
 
 # Checkpoints that a training goes on from -----------------------------------------------------------------------------
