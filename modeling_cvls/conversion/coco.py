@@ -82,7 +82,9 @@ def stated_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
         TypeError: they are no numbers.
     """
     size = entry.get("height"), entry.get("width")
-    if not all(isinstance(side, int | float | None) for side in size):
+    if not all(
+        side is None or isinstance(side, int) or (isinstance(side, float) and side.is_integer()) for side in size
+    ):
         raise TypeError(f"height and width are {size}")
     return (int(size[0]), int(size[1])) if all(size) else None
 
@@ -102,7 +104,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     """Finds the pictures that sentences speak of."""
-    path = arguments.annotations or arguments.source / "instances.json"
+    path = own.annotations_file(arguments, "instances.json")
     folder = arguments.images or arguments.source / "images"
     images, annotations = read_instances(path)
     image_of = {str(one["id"]): image for image, of_image in annotations.items() for one in of_image}

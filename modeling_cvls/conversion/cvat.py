@@ -94,11 +94,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     """Reads the task's only video."""
     folder = arguments.images or arguments.source / "images"
-    path = arguments.annotations or arguments.source / "annotations.xml"
     instances = arguments.source / "instances"
     video_id = arguments.source.resolve().name
     problems.is_name(str(arguments.source), video_id, "the folder's name")
-    if path.exists() or not instances.is_dir():
+    if arguments.annotations or (arguments.source / "annotations.xml").exists() or not instances.is_dir():
+        path = own.annotations_file(arguments, "annotations.xml")
         task = read_task(path)
         name_of = _names_of(task, arguments.objects, path)
         frames, positions = _find_frames(task, arguments.video, folder, path)
@@ -250,7 +250,7 @@ def _read_track(track: ElementTree.Element, path: Path, step: int) -> Track:
             frame = int(element.get("frame", ""))
             outside = element.get("outside") == "1"
             shape = None if outside else _shape(element.tag, element.attrib)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OverflowError) as error:
             raise ValueError(f"{path}, track {name}: a {element.tag} cannot be read: {error!r:.100}") from error
         if shown is not None:
             gaps += range(shown + step, frame, step)

@@ -18,6 +18,7 @@ from .problems import Problems
 
 # Of one file of masks. A 2.9 MB h5 file can declare, and take, 6 GB.
 MOST_MASK_BYTES = 1 << 30
+NO_LINE_BREAK = "the last line has no line break at its end: the file may have been cut off; add one where it is whole"
 
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = 80
@@ -67,7 +68,7 @@ def read_csv(
     columns: Sequence[str] = (),
     split: str | None = None,
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a csv file, with the numbers of their lines (from 1).
+    """The rows of a csv file that are not blank, with the numbers of their lines (from 1).
 
     Problems, naming file and line: a row with another number of fields than the header; one that spans several lines,
     which a quote that is not closed does; and a last row without a line break, as the file may have been cut off there.
@@ -105,7 +106,9 @@ def read_csv(
             problems.found(where, f"not a row of csv: {error}", split)
             continue
         if rows.line_num > lines:
-            problems.found(where, "the last line has no line break at its end: the file may have been cut off", split)
+            problems.found(where, NO_LINE_BREAK, split)
+        elif not row:
+            continue
         elif rows.line_num > first:
             why = f"the row spans {rows.line_num - first + 1} lines; a quote at its start is not closed"
             problems.found(where, why, split)

@@ -50,9 +50,8 @@ def prepare(arguments: Namespace, problems: Problems) -> Conversion:
         files = frame_files(frames / video_id)
         suffixes = {path.suffix for path in files}
         if len(suffixes) != 1:
-            problems.found(
-                where, f"{frames / video_id} holds frames of {len(suffixes)} kinds, expected jpg or png alone"
-            )
+            kinds = ", ".join(sorted(suffixes)) or "no frames"
+            problems.found(where, f"{frames / video_id} holds {kinds}, expected jpg or png alone")
             continue
         expressions = tuple(Expression(str(n), one.text, one.objects) for n, one in enumerate(sentences))
         names = tuple(path.stem for path in files)

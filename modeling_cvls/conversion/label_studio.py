@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     """Finds the videos that sentences speak of."""
-    path = arguments.annotations or arguments.source / "annotations.json"
+    path = own.annotations_file(arguments, "annotations.json")
     folder = arguments.images or arguments.source / "images"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} with the frames does not exist")
@@ -113,7 +113,7 @@ def _tasks(path: Path) -> Iterator[tuple[str, PurePosixPath, list[tuple[str, own
             if given:  # the last annotation of a task is the newest
                 regions = [(label, shape) for region in given[-1]["result"] for label, shape in _regions(region)]
                 yield where, image, regions
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: not of the form {EXPECTED}: {error!r:.100}") from error
 
 

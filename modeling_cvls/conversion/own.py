@@ -90,6 +90,18 @@ def sentences_file(arguments: Namespace) -> Path:
     return arguments.sentences or arguments.source / "sentences.csv"
 
 
+def annotations_file(arguments: Namespace, name: str) -> Path:
+    """--annotations, or the file of this name in the source.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = arguments.annotations or arguments.source / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} with the annotations does not exist; --annotations names another file")
+    return path
+
+
 def read_sentences(arguments: Namespace, problems: Problems, *columns: str) -> list[Sentence]:
     """Reads the file of sentences, whose header is `columns` and "sentence".
 
@@ -98,6 +110,11 @@ def read_sentences(arguments: Namespace, problems: Problems, *columns: str) -> l
         ValueError: another header.
     """
     path = sentences_file(arguments)
+    if not path.is_file():
+        header = ",".join((*columns, "sentence"))
+        raise FileNotFoundError(
+            f"{path} does not exist; it is a csv file with the header {header}, and --sentences names another one"
+        )
     found = []
     for line, row in read_csv(path, problems, (*columns, "sentence")):
         fields = dict(zip((*columns, "sentence"), map(str.strip, row), strict=True))

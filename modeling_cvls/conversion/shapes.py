@@ -14,12 +14,15 @@ def polygons(parts: Sequence[Sequence[float]], height: int, width: int) -> np.nd
     """The union of polygons, [x, y, x, y, ...] in pixels, as COCO draws them.
 
     Raises:
-        ValueError: fewer than three points, or a point outside the frame.
+        ValueError: fewer than three points, a point outside the frame, or nothing beyond the first pixel.
     """
     for part in parts:
-        points = np.asarray(part, dtype=float)
+        try:
+            points = np.asarray(part, dtype=float)
+        except (TypeError, ValueError):
+            points = np.empty(0)
         if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-            raise ValueError(f"a polygon has at least three points x, y, not {show(list(part))}")
+            raise ValueError(f"a polygon has at least three points x, y, not {show(part)}")
         x, y = points[::2], points[1::2]
         # tools write edges half a pixel, and rounded ones a whole pixel, beyond the frame
         if min(x.min(), y.min()) < -1 or x.max() > width + 1 or y.max() > height + 1:
@@ -29,6 +32,8 @@ def polygons(parts: Sequence[Sequence[float]], height: int, width: int) -> np.nd
             )
     if not parts:
         return np.zeros((height, width), dtype=bool)
+    if max(map(max, parts)) <= 1 < min(height, width):
+        raise ValueError(f"a polygon is given in pixels, not in shares of the frame as {show(parts[0])}")
     runs = coco_mask.frPyObjects([list(map(float, part)) for part in parts], height, width)
     return coco_mask.decode(coco_mask.merge(runs)).astype(bool)
 

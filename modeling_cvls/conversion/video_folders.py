@@ -292,7 +292,10 @@ def convert_folder(video: VideoFolder, read_masks: MaskReader) -> tuple[dict[str
     instances, masks, left = read_masks(video, names, height, width) if video.annotated else (set(), {}, [])
     if video.annotated and not masks:
         # What is wrong with the masks, if anything, says more than that there is none.
-        reason = "; ".join(f"{where}: {why}" for where, why in left[:1]) or "no frame has masks"
+        reason = (
+            "; ".join(f"{where}: {why}" for where, why in left[:1])
+            or "no frame has masks (palette images are <frame>.png)"
+        )
         raise ValueError(f"{video.where}: {reason}")
 
     ids = sorted(instances, key=lambda name: (len(name), name))

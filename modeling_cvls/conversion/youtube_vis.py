@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:
     """Finds the videos that sentences speak of."""
-    path = arguments.annotations or arguments.source / "instances.json"
+    path = own.annotations_file(arguments, "instances.json")
     folder = arguments.images or arguments.source / "JPEGImages"
     content = read_json(path, EXPECTED)
     try:

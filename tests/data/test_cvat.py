@@ -70,6 +70,7 @@ def test_cvat_mots(cvat, tmp_path):
         ('"2.00,3.00;', '"2.00;', "object '1': a polygon has at least three points"),
         ('"2.00,3.00;', '"-90,3.00;', "object '1': a polygon reaches from"),
         ('left="19"', 'left="99"', "object '2': a mask's box of .* is outside the frame"),
+        ('left="19"', 'left="inf"', "track 2: a mask cannot be read: OverflowError"),
         ('rle="', 'rle="7, ', "the runs of a mask are"),
     ],
 )

@@ -79,6 +79,17 @@ def test_wrong_frames(frames, tmp_path, row, why):
     assert len(convert("frames", frames, tmp_path / "out", "--skip-invalid")["train"]) == 1
 
 
+def test_frames_whose_files_are_not_what_is_expected(frames, tmp_path):
+    for path in (frames / "Annotations" / "walk").iterdir():
+        path.rename(path.with_suffix(".gif"))
+    with pytest.raises(ValueError, match=r"'walk': no frame has masks \(palette images are <frame>.png\)"):
+        convert("frames", frames, tmp_path / "out")
+    for path in (frames / "JPEGImages" / "walk").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    with pytest.raises(ValueError, match="JPEGImages/walk holds no frames, expected jpg or png alone"):
+        convert("frames", frames, tmp_path / "out")
+
+
 def test_frames_without_their_parts(frames, tmp_path):
     (frames / "sentences.csv").rename(frames / "other.csv")
     with pytest.raises(FileNotFoundError, match=r"sentences\.csv"):
@@ -139,6 +150,11 @@ def test_coco_gives_the_masks_that_the_coco_api_gives(coco, tmp_path):
     [
         (lambda c: c["annotations"][0].update(segmentation=[[1, 1, 90, 1, 9, 9]]), "object '1': a polygon reaches"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 1, 2]]), "a polygon has at least three points"),
+        (lambda c: c["annotations"][0].update(segmentation=[1, 1, 2, 1, 2, 2]), "at least three points x, y, not 1"),
+        (lambda c: c["annotations"][0].update(segmentation=[["a"] * 6]), "at least three points x, y, not .'a'"),
+        (lambda c: c["annotations"][0].update(segmentation=[{}]), "at least three points x, y, not {}"),
+        (lambda c: c["annotations"][0].update(segmentation=[[0.1, 0.1, 0.9, 0.1, 0.9, 1]]), "not in shares of the fr"),
+        (lambda c: c["annotations"][0].update(segmentation=None), r"object '1': the mask has the size None"),
         (
             lambda c: c["annotations"][1]["segmentation"].update(size=[4, 4]),
             r"object '2': the mask has the size \[4, 4\]",
@@ -157,6 +173,7 @@ def test_coco_gives_the_masks_that_the_coco_api_gives(coco, tmp_path):
         (lambda c: c["images"][1].update(id=10), "two entries of kind image have the id 10; each needs"),
         (lambda c: c["images"][0].update(width=72), "annotated on frames of 72 x 24 pixels .* the frames are 36 x 24"),
         (lambda c: c["images"][0].update(width="36"), "instances.json: not of the form.*height and width are"),
+        (lambda c: c["images"][0].update(width=float("nan")), "instances.json: not of the form.*height and width are"),
     ],
 )
 def test_wrong_coco(coco, tmp_path, change, why):
@@ -197,9 +214,29 @@ def test_files_of_sentences_as_programs_write_them(coco, tmp_path, content):
     assert sentence["instances"] == [0] and sentence["text"] in ("the left one", "größe, 犬 👋", "it")
 
 
+def test_blank_lines_say_nothing(coco, tmp_path):
+    (coco / "sentences.csv").write_text("object,sentence\n\n1,it\n\n\n")
+    (row,) = convert("coco", coco, tmp_path / "out")["train"]
+    assert [one["text"] for one in row["sentences"]] == ["it"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("instances.json", "instances.json with the annotations does not exist; --annotations names another file"),
+        ("sentences.csv", "sentences.csv does not exist; it is a csv file with the header object,sentence, and --sent"),
+    ],
+)
+def test_coco_without_its_parts(coco, tmp_path, name, why):
+    (coco / name).unlink()
+    with pytest.raises(FileNotFoundError, match=why):
+        convert("coco", coco, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
+        (b"object,sentence\n1,it", "line 2: the last line has no line break at its end: .*; add one where it is whole"),
         (b"", "sentences.csv, line 1: the header is '', expected 'object,sentence'"),
         (b"object,sentence\n", "sentences.csv: no sentence is about a video of"),
         (b"object;sentence\n1;it\n", "the header is 'object;sentence', expected .*fields are separated by commas"),

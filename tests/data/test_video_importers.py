@@ -196,6 +196,19 @@ def test_an_upload_of_which_two_videos_have_the_name(label_studio, tmp_path):
             "was drawn on 50 x 24 pixels",
         ),
         (lambda tasks: tasks[0].pop("data"), "annotations.json: not of the form"),
+        (
+            lambda tasks: tasks[0]["annotations"][1]["result"][0].update(original_width="wide"),
+            "annotations.json: not of the form .*invalid literal",
+        ),
+        (
+            lambda tasks: tasks[0]["annotations"][1]["result"][0].update(original_width=float("inf")),
+            "annotations.json: not of the form .*infinity",
+        ),
+        (
+            lambda tasks: tasks[0]["annotations"][1]["result"][0]["value"].update(points=None),
+            "object 'box_1': a polygon has points .x, y. in percent, not None",
+        ),
+        (lambda tasks: tasks[0]["annotations"][1]["result"][1]["value"].update(rle="x"), "a brush is a list of bytes"),
     ],
 )
 def test_wrong_label_studio(label_studio, tmp_path, change, why):
