@@ -3,8 +3,11 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+
+from ..extras import require
 
 
 def _option(default: Any, help: str) -> Any:
@@ -161,6 +164,21 @@ class CVLSTrainingArguments(TrainingArguments):
         "0.999; null for the weights themselves. Checkpoints hold both, and resuming goes on with both.",
     )
 
+    lora_rank: int | None = _option(
+        None,
+        "Keep all weights of `model.checkpoint` but the small heads, and train matrices of this rank beside its linear "
+        "layers (LoRA), such as 16; null trains the weights themselves. Needs the extra `peft`. The saved weights are "
+        "merged ones, and the folder `adapter` beside them holds the adapter alone.",
+    )
+    lora_alpha: float | None = _option(
+        None, "What the matrices learned counts `lora_alpha / lora_rank` times; null for twice the rank."
+    )
+    lora_target_modules: str | None = _option(
+        None,
+        "A regular expression of the whole names of the layers that get matrices; null for all linear layers of the "
+        "text encoder (unless it is frozen), of temporal attention and of the fusion.",
+    )
+
     @classmethod
     def of(cls, args: TrainingArguments) -> "CVLSTrainingArguments":
         """The same arguments as this class, so that the `TrainingArguments` of other trainers serve too."""
@@ -168,6 +186,12 @@ class CVLSTrainingArguments(TrainingArguments):
             return args
         values = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
         return cls(**{**values, "remove_unused_columns": False})
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes share the weights, as these arguments or a configuration file of Accelerate say."""
+        given = any(parse_flag_from_env(f"ACCELERATE_USE_{engine}") for engine in ("FSDP", "DEEPSPEED"))
+        return bool(self.fsdp or self.deepspeed or given)
 
     def __post_init__(self):
         super().__post_init__()
@@ -177,10 +201,17 @@ class CVLSTrainingArguments(TrainingArguments):
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`training.ema_decay` is a share between 0 and 1, got {self.ema_decay}")
-        if self.ema_decay is not None and (self.fsdp or self.deepspeed):
-            raise ValueError(
-                "`training.ema_decay` works where each process holds all weights, not with fsdp or deepspeed"
-            )
+        if self.lora_rank is not None:
+            require("peft", "peft")
+        for name in ("lora_rank", "lora_alpha"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"`training.{name}` is a number above 0, or null, got {value}")
+        for name in ("ema_decay", "lora_rank"):
+            if getattr(self, name) is not None and self.is_sharded:
+                raise ValueError(
+                    f"`training.{name}` works where each process holds all weights, not with fsdp or deepspeed"
+                )
         if self.remove_unused_columns:
             raise ValueError("`training.remove_unused_columns` must be false: the collator reads all columns")
         for name in self.report_to:

@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from ..atomic import only_one
 from ..names import check_path
+from .adapters import ADAPTER, ADAPTER_WEIGHTS
 from .arguments import CVLSTrainingArguments
 
 #: Where a checkpoint is written, in `output_dir`, before it gets its name, and the lock of the folder. The Trainer
@@ -127,12 +128,16 @@ def fault_of(folder: Path, args: CVLSTrainingArguments) -> str | None:
             weights = {check_path(name, "a file of weights") for name in named}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"trainer_state.json or the index of the weights cannot be read ({error})"
-    states: set[str] = set()
-    if not (args.deepspeed or args.fsdp):  # which have their own layout, and check it
-        rank = f"_{args.process_index}" if args.world_size > 1 else ""
-        states = {"optimizer.pt", "scheduler.pt", f"rng_state{rank}.pth"} | ({"scaler.pt"} if args.fp16 else set())
+    if args.is_sharded:  # the engine has a layout of its own, and checks it
+        return _changed(folder, set()) if (folder / SUMS).is_file() else None
+    rank = f"_{args.process_index}" if args.world_size > 1 else ""
+    states = {"optimizer.pt", "scheduler.pt", f"rng_state{rank}.pth"} | ({"scaler.pt"} if args.fp16 else set())
     if args.ema_decay:
         weights.add(TRAINING_WEIGHTS)
+    if args.lora_rank:
+        weights.add(ADAPTER_WEIGHTS)
+    elif (folder / ADAPTER).exists():
+        return "it was written with `lora_rank`"
     for name in sorted({"config.json"} | weights | states):
         if not (folder / name).is_file():
             return f"{name} is missing{_explained(name, folder)}"
@@ -183,6 +188,8 @@ def _explained(name: str, folder: Path) -> str:
         return f"; it was written by {number} process{'es' * (number > 1)}, and goes on in as many"
     if name == TRAINING_WEIGHTS:
         return "; it was written without `ema_decay`"
+    if name == ADAPTER_WEIGHTS:
+        return "; it was written without `lora_rank`"
     if name == "optimizer.pt":
         return "; with `save_only_model` a training cannot go on"
     return ""

@@ -56,6 +56,8 @@ def parameters_of_stages(backbone: nn.Module, number: int) -> list[nn.Parameter]
             f"`training.freeze_backbone_stages` is {number}, but the backbone has {len(backbone.channels)} feature maps"
         )
     parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    if not parameters:
+        return []
     training = backbone.training
     backbone.eval()
     with torch.enable_grad():

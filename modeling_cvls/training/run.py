@@ -21,6 +21,10 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: C
         ValueError: `output_dir` holds a training already, or another process is training into it; there is no whole
             checkpoint to resume from; a data set or a value is at fault.
     """
+    if training_args.lora_rank and not model_args.checkpoint:
+        raise ValueError(
+            "`training.lora_rank` keeps the weights of a checkpoint: give `model.checkpoint`, the one to start from"
+        )
     check_output_dir(training_args)
     with only_training(training_args):
         resume = checkpoint_to_resume(training_args)

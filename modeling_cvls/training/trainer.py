@@ -26,6 +26,7 @@ from ..data import ClipSampler
 from ..evaluation import evaluate_segmenter, flatten_results
 from ..model_card import make_card
 from ..modeling_cvls import CVLSModel
+from .adapters import ADAPTER, add_adapter, load_adapter, merged
 from .arguments import CVLSTrainingArguments
 from .checkpoints import TRAINING_WEIGHTS, UNFINISHED, finish, full_disk_is_named
 from .recipe import WeightAverage, freeze_parts, load_floating, milestone_schedule, set_learning_rates
@@ -79,7 +80,7 @@ class CVLSTrainer(Trainer):
     whole videos with `evaluate_segmenter`, so that a number seen in training is the number of the final evaluation.
 
     Args:
-        model: the segmenter; what `args` freezes learns nothing from then on.
+        model: the segmenter; what `args` freezes learns nothing from then on. With `lora_rank`, it gets an adapter.
         args: [`CVLSTrainingArguments`], or transformers' own `TrainingArguments`.
         kwargs: as in `Trainer`; `data_collator` (such a collator) and `processing_class` (a [`CVLSProcessor`]) are
             needed.
@@ -87,6 +88,7 @@ class CVLSTrainer(Trainer):
 
     def __init__(self, model: CVLSModel, args: TrainingArguments, **kwargs):
         args = CVLSTrainingArguments.of(args)
+        self._adapter = add_adapter(model, args) if args.lora_rank else None
         self._still = freeze_parts(model, args)
         super().__init__(model, args, **kwargs)
         self.add_callback(NewClipsEachEpoch(self.data_collator.sampler))
@@ -125,8 +127,9 @@ class CVLSTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def train(self, *args, **kwargs) -> TrainOutput:
-        """As inherited. With `ema_decay`, the model has the averaged weights afterwards. Where a signal asks the
-        process to end, a checkpoint of the step is saved, and `stop.received` is the signal."""
+        """As inherited. With `ema_decay`, the model has the averaged weights afterwards, and with `lora_rank` the
+        merged ones, the adapter being saved in `output_dir`. Where a signal asks the process to end, a checkpoint of
+        the step is saved, and `stop.received` is the signal."""
         try:
             with self.stop:
                 output = super().train(*args, **kwargs)
@@ -138,6 +141,11 @@ class CVLSTrainer(Trainer):
             if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
                 load_floating(self.model, self._average.tensors)  # those of the best checkpoint are averaged ones
             self._average = None
+        if self._adapter:
+            if self.args.should_save:
+                self._adapter.save_pretrained(str(Path(self.args.output_dir) / ADAPTER))
+            self._adapter.merge_and_unload()
+            self._adapter = None
         return output
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -206,8 +214,29 @@ class CVLSTrainer(Trainer):
         moments = sum(2 * value.nbytes for value in self.model.parameters() if value.requires_grad)
         return weights * (2 if self._average else 1) + moments * (not self.args.save_only_model)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self._adapter is None:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            # a checkpoint is one that every command takes, and holds what the training goes on from beside it
+            own, self.model = self.model, merged(self._adapter)
+            try:
+                super()._save(output_dir)
+            finally:
+                self.model = own
+            self._adapter.save_pretrained(str(Path(output_dir or self.args.output_dir) / ADAPTER))
+
+    def _load_best_model(self) -> None:
+        if self._adapter:
+            load_adapter(self._adapter, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._adapter:
+            load_adapter(self._adapter, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._average:
             self._average.load(self.model)
             safetensors.torch.load_model(self.model, Path(resume_from_checkpoint) / TRAINING_WEIGHTS)

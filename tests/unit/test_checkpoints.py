@@ -92,6 +92,21 @@ def test_what_is_missing_is_explained(make_trainer, tmp_path):
         resumed(trainer, folder)
 
 
+def test_an_engine_that_shards_has_a_layout_of_its_own(trained, tmp_path, monkeypatch):
+    """FSDP by a configuration file of Accelerate, which tells the processes by the environment."""
+    newest = tmp_path / "out" / "checkpoint-3"
+    (newest / "optimizer.pt").rename(newest / "optimizer.bin")  # as Accelerate calls it
+    sums = newest / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace("optimizer.pt", "optimizer.bin"))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert resumed(trained) == str(newest)
+    (newest / "optimizer.bin").write_bytes(b"half of it")
+    with pytest.raises(ValueError, match=r"optimizer.bin is damaged"):
+        resumed(trained, str(newest))
+    with pytest.raises(ValueError, match=r"`training.ema_decay` works where each process holds all weights"):
+        CVLSTrainingArguments(output_dir=str(tmp_path), use_cpu=True, ema_decay=0.5)
+
+
 def test_the_oldest_checkpoint_goes_when_the_new_one_is_there(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=3, save_total_limit=1, **AT_EACH_STEP)
     trainer.train()

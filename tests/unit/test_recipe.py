@@ -26,6 +26,7 @@ NORMS = (".normalization.",)
         ({}, ()),
         ({"freeze_text_encoder": True}, ("language.encoder.",)),
         ({"freeze_backbone": True}, ("vision.backbone.",)),
+        ({"freeze_backbone": True, "freeze_backbone_stages": 2}, ("vision.backbone.",)),
         ({"freeze_backbone_stages": 2}, ("backbone.embedder.", "encoder.stages.0.", "encoder.stages.1.")),
         ({"freeze_batch_norm": True}, NORMS),
     ],
