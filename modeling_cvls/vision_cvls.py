@@ -311,10 +311,15 @@ def backbone_of(config: CVLSConfig) -> nn.Module:
     return freeze_what_cannot_learn(backbone)
 
 
+def are_filled(frame_sizes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(B,) bool: whether each clip, of `frame_sizes` (B, 2), fills the frames of `size`, height and width."""
+    return (frame_sizes[:, 0] == size[0]) & (frame_sizes[:, 1] == size[1])
+
+
 def _all_filled(frame_sizes: torch.Tensor, size: tuple[int, int]) -> bool:
     """Whether each clip fills the frames of `size`. A compiled or exported graph cannot ask: it takes that for granted
     and stops at run time where it is not so."""
-    filled = (frame_sizes == frame_sizes.new_tensor(list(size))).all()
+    filled = are_filled(frame_sizes, size).all()
     if torch.compiler.is_compiling():
         torch._assert_async(
             filled,

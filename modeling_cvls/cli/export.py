@@ -7,9 +7,9 @@ from jsonargparse import ArgumentParser
 from ..atomic import written_together
 from ..extras import require
 
-DESCRIPTION = """Exports a trained model as one graph that runs without this package. It takes pixel_values_videos,
-input_ids and attention_mask and returns mask_logits, presence_logits and, where the contrast is on, similarity. All
-clips of one call have the same size and length."""
+DESCRIPTION = """Exports a trained model as one graph that runs without this package. It takes all that the processor
+gives (pixel_values_videos, frame_mask, frame_sizes, input_ids, attention_mask, sentence_mask) and returns mask_logits,
+presence_logits and, where the contrast is on, similarity. All clips of one call have the same size."""
 
 
 def main(arguments: list[str] | None = None, prog: str = "cvls export") -> None:

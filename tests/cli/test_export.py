@@ -13,6 +13,7 @@ from modeling_cvls import CVLSModel
 
 pytest.importorskip("onnxscript", reason="onnx, onnxscript and onnxruntime are not installed (the extra `export`)")
 pytest.importorskip("onnxruntime", reason="onnx, onnxscript and onnxruntime are not installed (the extra `export`)")
+exporting = pytest.importorskip("modeling_cvls.export", reason="this version of transformers has no exporters")
 
 # clips, frames, sentences, words, height, width; the graphs are traced at 2, 3, 5, 6, 64, 96
 SHAPES = [(1, 1, 1, 1, 64, 64), (1, 2, 3, 8, 64, 160), (2, 5, 1, 4, 128, 64), (1, 7, 6, 16, 96, 96)]
@@ -45,17 +46,31 @@ def model(tmp_path_factory):
     return model, folder
 
 
+def processed(processor) -> dict[str, torch.Tensor]:
+    """What the processor makes of two clips that differ in their numbers of frames and sentences: 96 x 96 pixels."""
+    clips = [np.random.default_rng(frames).integers(0, 256, (frames, 48, 48, 3), np.uint8) for frames in (2, 3)]
+    text = [["the red circle", "the small square moving left"], ["a square"]]
+    return dict(processor(videos=clips, text=text, size={"shortest_edge": 96, "longest_edge": 96}))
+
+
 def cases(model, shapes) -> list[tuple[dict, dict]]:
-    """[(inputs, outputs of the model)], one a shape; sentences end after 1, 2, 3 ... words."""
+    """[(inputs, outputs of the model)], one per shape; sentences end after 1, 2, 3 ... words, and the last clip has a
+    frame and a sentence less than the others."""
     generator = torch.Generator().manual_seed(1)
     cases = []
     for clips, frames, sentences, words, height, width in shapes:
         ends = torch.arange(sentences)[:, None] % words
         inputs = {
             "pixel_values_videos": torch.randn(clips, frames, 3, height, width, generator=generator),
+            "frame_mask": torch.ones(clips, frames, dtype=torch.bool),
+            "frame_sizes": torch.tensor([[height, width]] * clips),
             "input_ids": torch.randint(2, 17, (clips, sentences, words), generator=generator),
             "attention_mask": (torch.arange(words) <= ends).long().repeat(clips, 1, 1),
+            "sentence_mask": torch.ones(clips, sentences, dtype=torch.bool),
         }
+        inputs["frame_mask"][-1, max(1, frames - 1) :] = False
+        inputs["sentence_mask"][-1, max(1, sentences - 1) :] = False
+        inputs["attention_mask"][~inputs["sentence_mask"]] = 0
         with torch.no_grad():
             cases.append((inputs, {name: value.numpy() for name, value in model(**inputs).items()}))
     return cases
@@ -67,8 +82,16 @@ def assert_close(outputs: dict, expected: dict) -> None:
         np.testing.assert_allclose(outputs[name], value, rtol=0, atol=1e-4, err_msg=name)
 
 
+def test_sample_inputs_are_named_as_the_processor_names_them(make_model, processor):
+    sample = exporting.sample_inputs(make_model(), clips=2, frames=3, sentences=2, words=4, size=(96, 96))
+    given = processed(processor)
+    assert list(sample) == list(given)
+    for name, value in given.items():
+        assert sample[name].dtype == value.dtype and sample[name].ndim == value.ndim, name
+
+
 @pytest.mark.slow
-def test_onnx_in_bare_onnxruntime(model, tmp_path, capsys):
+def test_onnx_in_bare_onnxruntime(model, processor, tmp_path, capsys):
     model, folder = model
     graph = tmp_path / "new" / "model.onnx"
     cvls.main(["export", "--model", str(folder), "--format", "onnx", "--output", str(graph)])
@@ -76,12 +99,21 @@ def test_onnx_in_bare_onnxruntime(model, tmp_path, capsys):
     assert [path.name for path in graph.parent.iterdir()] == ["model.onnx"]  # the weights are inside
 
     given, expected = zip(*cases(model, SHAPES), strict=True)
-    files = [tmp_path / f"{index}.npz" for index in range(len(SHAPES))]
+    padded = processed(processor)
+    with torch.no_grad():
+        of_padded = {name: value.numpy() for name, value in model(**padded).items()}
+    given, expected = [*given, padded], [*expected, of_padded]
+    # and once more, as if the second clip had padding pixels
+    smaller = {**padded, "frame_sizes": torch.tensor([[96, 96], [64, 96]])}
+    given, expected = [*given, smaller], [*expected, {name: value.copy() for name, value in of_padded.items()}]
+    for value in expected[-1].values():
+        value[1] = np.nan
+    files = [tmp_path / f"{index}.npz" for index in range(len(given))]
     for path, inputs in zip(files, given, strict=True):
         np.savez(path, **{name: value.numpy() for name, value in inputs.items()})
     subprocess.run([sys.executable, "-c", BARE, graph, *files], check=True, cwd=tmp_path)
     for path, of_model in zip(files, expected, strict=True):
-        assert of_model["mask_logits"].std() > 0.01  # there is something to compare
+        assert np.nanstd(of_model["mask_logits"]) > 0.01  # there is something to compare
         with np.load(path) as outputs:
             assert_close(outputs, of_model)
 
@@ -101,6 +133,19 @@ def test_torch_export_of_one_frame_size(model, tmp_path):
         assert_close({name: value.numpy() for name, value in outputs.items()}, expected)
     with pytest.raises(AssertionError, match="Guard failed"):
         module(**{**inputs, "pixel_values_videos": torch.zeros(2, 2, 3, 64, 64)})
+    with pytest.raises(RuntimeError, match="clips of one size without padding"):
+        module(**{**inputs, "frame_sizes": torch.tensor([SIZE, (64, 64)])})
+
+
+@pytest.mark.slow
+def test_torch_export_takes_all_that_the_processor_gives(model, processor):
+    model, _ = model
+    exported, difference = exporting.export_model(model, "torch_export")
+    inputs = processed(processor)
+    with torch.no_grad():
+        expected = {name: value.numpy() for name, value in model(**inputs).items()}
+    assert_close({name: value.numpy() for name, value in exported(**inputs).items()}, expected)
+    assert difference < 1e-4
 
 
 @pytest.mark.parametrize(
