@@ -33,10 +33,11 @@ class FrameReader:
 
     Args:
         video: the path or the URL (http, https) of an encoded video, the bytes of one, a folder of frames, a uint8
-            array or tensor (T, H, W, 3) or (T, 3, H, W) in RGB, or a list of the frames as PIL images or as encoded
-            images (bytes or paths: png, jpeg ...). The frames of a folder are its image files, in the order of the
-            numbers in their names (9 before 10). Encoded images are turned upright by their EXIF orientation, and
-            16-bit gray values are divided by 257. What a URL gives is kept in a temporary file while the reader lives.
+            array or tensor (T, H, W, 3) or (T, 3, H, W) in RGB, or a list of the frames as PIL images, as such arrays
+            without the T or as encoded images (bytes or paths: png, jpeg ...). The frames of a folder are its image
+            files, in the order of the numbers in their names (9 before 10). Encoded images are turned upright by their
+            EXIF orientation, and 16-bit gray values are divided by 257. What a URL gives is kept in a temporary file
+            while the reader lives.
         fps: frames per second; by default as the container says. With it, frame i is at the time i / fps.
         on_damage: what to do with a video of which some frames cannot be decoded. "error" refuses it, at opening or
             when such a frame is reached; "keep" gives the others and lists these in `missing_frames`.
@@ -185,6 +186,8 @@ class FrameReader:
 
     def _decode_image(self, index: int) -> np.ndarray:
         image = self._frames[index]
+        if isinstance(image, np.ndarray | torch.Tensor):
+            return self._checked_array(image[None])[0]
         if isinstance(image, bytes | str | Path):
             source = "bytes" if isinstance(image, bytes) else image
             try:

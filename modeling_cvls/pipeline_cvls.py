@@ -93,8 +93,8 @@ class CVLSPipeline(ChunkPipeline):
 
         Args:
             video: the path or URL (http, https) of a video, the bytes of one, a folder of frames, a uint8 array or
-                tensor (T, H, W, 3) or (T, 3, H, W) in RGB, a list of the frames as PIL images or encoded images (bytes
-                or paths), or a `FrameReader`. With a list of lists of sentences: a list of as many videos.
+                tensor (T, H, W, 3) or (T, 3, H, W) in RGB, a list of the frames as PIL images, arrays or encoded images
+                (bytes or paths), or a `FrameReader`. With a list of lists of sentences: a list of as many videos.
             sentences: one sentence or several; for several videos, a list of sentences each.
             batch_size (`int`, 1): this many windows go through the model together. Changes the speed and the memory.
             video_fps (`float`, as the file says): frames per second of the video.

@@ -111,6 +111,25 @@ class CVLSVideoSession:
         return len(self.selection.frames)
 
     @property
+    def num_frames(self) -> int:
+        """The same, by the name of transformers' sessions, as the next three."""
+        return len(self)
+
+    @property
+    def video_height(self) -> int:
+        """Of the video's frames, in pixels."""
+        return self.sizes.own[0] if self.reader is None else self.reader.height
+
+    @property
+    def video_width(self) -> int:
+        """Of the video's frames, in pixels."""
+        return self.sizes.own[1] if self.reader is None else self.reader.width
+
+    def reset_state(self) -> None:
+        """Forgets the prompts, so that others can be added; the features stay."""
+        self.prompts.clear()
+
+    @property
     def missing_frames(self) -> list[int]:
         """The numbers of frames that could not be decoded; they have no results."""
         return self._missing if self.reader is None else self.reader.missing_frames
@@ -206,6 +225,16 @@ class CVLSVideoSession:
                     yield CVLSFrameOutput(frame, logits.mask_logits[:, index], logits.presence_logits[:, index])
         if self.reader is not None and self.reader.damage is not None:
             warnings.warn(self.reader.damage, stacklevel=2)
+
+    def logits_backward(
+        self, stop: int, number: int | None = None, progress: bool = False
+    ) -> Iterator[CVLSFrameOutput]:
+        """The same for the `number` frames (default: all) before position `stop`, the last one first. As windows are
+        blended in the order of time, as many frames as a window has are gone through at once."""
+        first = 0 if number is None else max(0, stop - number)
+        for end in range(stop, first, -self._window):
+            start = max(first, end - self._window)
+            yield from reversed(list(self.logits(start, end - start, progress)))
 
     def _check_ready(self) -> None:
         self.model  # noqa: B018  says that there is none
@@ -357,7 +386,8 @@ class CVLSVideoSession:
             raise ValueError(
                 f"{path} holds features of the checkpoint {checkpoint['name']!r} (fingerprint "
                 f"{checkpoint['fingerprint'][:12]}), and the model that is loaded, {model.name_or_path!r}, has other "
-                f"weights (fingerprint {fingerprint(model)[:12]}): load that checkpoint, or open the video again"
+                f"weights (fingerprint {fingerprint(model)[:12]}): load that checkpoint, in the same dtype, or open "
+                "the video again"
             )
         times = None if times is None else np.array(times)
         selection = FrameSelection(frames, np.arange(len(frames)), frames.tolist(), times)
@@ -384,11 +414,19 @@ def is_saved_session(video: object) -> bool:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of the names, types, shapes and values of all weights."""
+    """A hash of the names, types, shapes and values of all weights; the same for a model and what `torch.compile` makes
+    of it."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, entry in sorted(model.state_dict().items()):
+        name = name.removeprefix("_orig_mod.")
+        # a quantized layer keeps its weight and its bias together
+        for value in entry if isinstance(entry, tuple) else (entry,):
+            if not isinstance(value, torch.Tensor):
+                digest.update(f"{name} {value}\n".encode())
+                continue
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            value = value.dequantize() if value.is_quantized else value
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

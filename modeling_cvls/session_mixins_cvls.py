@@ -20,16 +20,19 @@ class SessionModelMixin:
         inference_session: CVLSVideoSession,
         start_frame_idx: int = 0,
         max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
         show_progress_bar: bool = False,
     ) -> Iterator[CVLSFrameOutput]:
-        """Segments what the prompts of a session refer to, frame by frame, in the order of time.
+        """Segments what the prompts of a session refer to, frame by frame.
 
-        Frames are encoded when they are needed for the first time, and never again.
+        Frames are encoded when they are needed for the first time, and never again. Masks do not depend on the
+        direction.
 
         Args:
             inference_session: of `CVLSProcessor.init_video_session`.
-            start_frame_idx: the first frame.
+            start_frame_idx: the first frame, or with `reverse` the one after the first.
             max_frame_num_to_track: the number of frames; default: all that follow.
+            reverse: go from the frame before `start_frame_idx` back to the start of the video.
             show_progress_bar: show a bar over the windows.
 
         Returns:
@@ -39,7 +42,8 @@ class SessionModelMixin:
             ValueError: the session has no prompt, no such frames, or is another model's.
         """
         inference_session.bind(self)
-        yield from inference_session.logits(start_frame_idx, max_frame_num_to_track, show_progress_bar)
+        logits = inference_session.logits_backward if reverse else inference_session.logits
+        yield from logits(start_frame_idx, max_frame_num_to_track, show_progress_bar)
 
 
 class SessionProcessorMixin:
@@ -47,11 +51,12 @@ class SessionProcessorMixin:
 
     def init_video_session(
         self,
-        video: Video,
+        video: Video | None = None,
         inference_device: str | torch.device | None = None,
-        inference_state_device: str | torch.device = "cpu",
+        inference_state_device: str | torch.device | None = None,
         processing_device: str | torch.device | None = None,
         video_storage_device: str | torch.device | None = None,
+        max_vision_features_cache_size: int | None = None,
         dtype: torch.dtype | None = torch.float16,
         max_memory: int | str | None = "4GB",
         video_fps: float | None = None,
@@ -59,17 +64,22 @@ class SessionProcessorMixin:
         """A session on a video, which is not decoded before its frames are needed.
 
         Args:
-            video: as for [`CVLSPipeline.__call__`]. A live stream goes with [`CVLSPipeline.live`].
-            inference_device, processing_device, video_storage_device: for code that gives them; the model's own device
-                counts, and frames are not stored.
-            inference_state_device: where features are kept: "cpu", or the model's device if it is any other.
+            video: as for [`CVLSPipeline.__call__`]. A live stream, which has none yet, goes with [`CVLSPipeline.live`].
+            inference_device, processing_device, video_storage_device, max_vision_features_cache_size: for code that
+                gives them; the model's own device counts, frames are not stored, and all features are kept.
+            inference_state_device: where features are kept: "cpu", the default, or the model's device if it is any
+                other.
             dtype, max_memory: of the features, as [`CacheOptions`].
             video_fps: frames per second of the video; default: what the file says.
 
         Raises:
-            OSError, TypeError, ValueError: as `FrameReader`.
+            OSError, TypeError, ValueError: as `FrameReader`; or there is no video.
         """
-        cache = "cpu" if torch.device(inference_state_device).type == "cpu" else "device"
+        if video is None:
+            raise ValueError(
+                "give a video: a stream whose frames come one by one is segmented by `pipeline(...).live(sentences)`"
+            )
+        cache = "cpu" if torch.device(inference_state_device or "cpu").type == "cpu" else "device"
         reader = open_reader(video, video_fps)
         return CVLSVideoSession(self, select_frames(reader), reader, cache=CacheOptions(cache, dtype, max_memory))
 
@@ -89,10 +99,16 @@ class SessionProcessorMixin:
         self,
         inference_session: CVLSVideoSession,
         model_outputs: CVLSFrameOutput,
+        original_sizes: list | torch.Tensor | None = None,
         threshold: float = 0.5,
         presence_threshold: float = 0.5,
     ) -> dict[str, Any]:
         """The objects found in a frame, at the video's own size; each prompt finds one object or none.
+
+        Args:
+            inference_session, model_outputs: a session, and what `propagate_in_video_iterator` gave of it.
+            original_sizes: for code that gives it; the video's own size counts.
+            threshold, presence_threshold: as for [`CVLSPipeline.__call__`].
 
         Returns:
             "object_ids" (N,) int64, the numbers of the prompts whose mask is not empty; "scores" (N,) float, presence

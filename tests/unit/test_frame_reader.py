@@ -235,6 +235,7 @@ def test_cut_off_file_is_an_error(mp4, tmp_path):
         (np.zeros((0, 4, 4, 3), np.uint8), ValueError, "array has no frames"),
         ([], ValueError, "list of frames has no frames"),
         ([17], TypeError, "frame 0 .* must be a PIL image or an encoded image .bytes or a path., not int"),
+        ([np.zeros((4, 4, 3))], ValueError, r"list of frames must be uint8 RGB .*, not float64 \(1, 4, 4, 3\)"),
         (["absent.png"], FileNotFoundError, "no image file at absent.png, frame 0"),
         ([Path(__file__)], ValueError, r"frame 0 .*test_frame_reader\.py\) cannot be decoded"),
         ([b"junk"], ValueError, "frame 0 .* cannot be decoded; an encoded image"),

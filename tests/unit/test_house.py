@@ -39,7 +39,7 @@ ROOMS = [
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS, MOST_LINES_OF_AN_ENTRY_POINT = 450, 60, 8, 15
 
 #: What a library calls by these names has the library's parameters.
-INHERITED_SIGNATURES = {"_preprocess", "create_model_card", "forward"}
+INHERITED_SIGNATURES = {"_preprocess", "create_model_card", "forward", "init_video_session"}
 
 
 def sources(*folders: str) -> list[Path]:

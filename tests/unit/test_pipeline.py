@@ -291,7 +291,8 @@ def test_a_list_of_images_is_one_video(pipe):
         image.save(buffer, "png")
         encoded.append(buffer.getvalue())
     expected = pipe(numbered_frames(6), "the circle")[0]["masks"]
-    for video in (images, encoded):
+    arrays, tensors = list(numbered_frames(6)), list(torch.from_numpy(numbered_frames(6)).movedim(-1, 1))
+    for video in (images, encoded, arrays, tensors):
         np.testing.assert_array_equal(pipe(video, "the circle")[0]["masks"], expected)
 
 

@@ -1,5 +1,6 @@
 """Sessions: what is asked of kept features is what the pipeline gives; caches, saving, refusals."""
 
+import inspect
 import json
 from collections import Counter
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from factories import NOISE, SENTENCES, tiny_config
-from modeling_cvls import CVLSModel, CVLSPipeline, FrameReader
+from modeling_cvls import CVLSModel, CVLSPipeline, CVLSProcessor, FrameReader
 
 
 def check_same(results, expected, same=1.0):
@@ -123,6 +124,26 @@ def test_a_saved_session_comes_back(segmenter, tmp_path, cache):
         segmenter.open(path).stream(SENTENCES, return_frames=True)
     with pytest.raises(ValueError, match="is a saved session, whose frames and windows are chosen"):
         segmenter.open(path, window=3)
+
+
+def test_a_compiled_model_has_the_same_sessions(segmenter, processor, tmp_path):
+    expected = segmenter(NOISE, SENTENCES)
+    compiled = CVLSPipeline(model=segmenter.model, processor=processor, device="cpu", presence_threshold=0)
+    compiled.model = torch.compile(segmenter.model, backend="eager")
+    with compiled.open(NOISE, dtype=None) as session:
+        session.save(tmp_path / "clip.features")
+    check_same(segmenter.open(tmp_path / "clip.features").ask(SENTENCES), expected)
+
+
+@pytest.mark.skipif(not hasattr(torch.ao.quantization, "quantize_dynamic"), reason="this torch has no quantization")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_quantized_model_has_sessions_of_its_own(segmenter, processor, tmp_path):
+    own = CVLSPipeline(model=segmenter.model, processor=processor, device="cpu", presence_threshold=0)
+    own.model = torch.ao.quantization.quantize_dynamic(segmenter.model, {torch.nn.Linear}, dtype=torch.qint8)
+    own.open(NOISE, dtype=None).save(tmp_path / "clip.features")
+    check_same(own.open(tmp_path / "clip.features").ask(SENTENCES), own(NOISE, SENTENCES))
+    with pytest.raises(ValueError, match="has other weights"):
+        segmenter.open(tmp_path / "clip.features")
 
 
 def test_a_saved_session_is_refused_by_another_checkpoint(segmenter, processor, tmp_path):
@@ -265,6 +286,54 @@ def test_the_names_of_transformers_video_models(segmenter):
         session.bind(CVLSModel(tiny_config()))
     with pytest.raises(ValueError, match="has no model yet"):
         next(processor.init_video_session(NOISE).stream("the circle"))
+
+
+def test_functions_take_the_arguments_of_transformers_video_models():
+    """By name, and in the same places: those of the installed version."""
+    models = pytest.importorskip("transformers.models.sam3_video.modeling_sam3_video")
+    processing = pytest.importorskip("transformers.models.sam3_video.processing_sam3_video")
+    own, other = (CVLSModel, CVLSProcessor), (models.Sam3VideoModel, processing.Sam3VideoProcessor)
+    names = ["propagate_in_video_iterator"], ["init_video_session", "add_text_prompt", "postprocess_outputs"]
+    for ours, theirs, functions in zip(own, other, names, strict=True):
+        for name in functions:
+            found, expected = (list(inspect.signature(getattr(kind, name)).parameters) for kind in (ours, theirs))
+            assert found[: len(expected)] == expected, name
+
+
+def test_code_for_a_video_model_of_transformers(segmenter):
+    """Every argument that such code gives, other prompts on the same video, and the way back."""
+    model, processor = segmenter.model, segmenter.processor
+    session = processor.init_video_session(
+        video=list(NOISE),
+        inference_device="cpu",
+        inference_state_device=None,
+        processing_device="cpu",
+        video_storage_device="cpu",
+        max_vision_features_cache_size=1,
+        dtype=torch.bfloat16,
+    )
+    assert (session.num_frames, session.video_height, session.video_width) == (13, 48, 64)
+    session = processor.add_text_prompt(session, SENTENCES[0])
+    forward = {}
+    for outputs in model.propagate_in_video_iterator(
+        inference_session=session, start_frame_idx=0, max_frame_num_to_track=None, reverse=False, show_progress_bar=True
+    ):
+        forward[outputs["frame_idx"]] = outputs
+        processor.postprocess_outputs(session, outputs, original_sizes=[[48, 64]])
+    assert list(forward) == list(range(13))
+    backward = list(model.propagate_in_video_iterator(session, 11, 9, reverse=True))
+    assert [outputs.frame_idx for outputs in backward] == list(range(10, 1, -1))
+    for outputs in backward:
+        torch.testing.assert_close(outputs.mask_logits, forward[outputs.frame_idx].mask_logits, rtol=1e-4, atol=1e-4)
+    assert len(list(model.propagate_in_video_iterator(session, 13, reverse=True))) == 13
+    assert not list(model.propagate_in_video_iterator(session, reverse=True))  # nothing is before the first frame
+    seen = count_frames(model)
+    session.reset_state()
+    session = processor.add_text_prompt(session, SENTENCES[1])
+    (first, *_) = model.propagate_in_video_iterator(session)
+    assert len(first.mask_logits) == 1 and not seen
+    with pytest.raises(ValueError, match=r"give a video: .* `pipeline\(...\).live\(sentences\)`"):
+        processor.init_video_session(inference_device="cpu", dtype=torch.bfloat16)
 
 
 def test_missing_frames_have_no_results_and_a_saved_session_knows_them(segmenter, tmp_path):
