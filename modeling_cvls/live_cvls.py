@@ -23,6 +23,12 @@ from .windows_cvls import FrameLogits, LiveWindows, Window
 
 logger = logging.get_logger(__name__)
 
+#: Streams of these protocols come at their own pace, as those of cameras do; a file by HTTP comes faster.
+LIVE = ("rtsp", "rtp", "rtmp", "srt", "udp")
+
+#: RTSP cameras send over UDP unless they are asked, and a lost packet damages frames.
+OVER_TCP = {"rtsp_flags": "prefer_tcp"}
+
 Picture = np.ndarray | torch.Tensor | Image.Image
 
 
@@ -191,7 +197,7 @@ class CVLSLive:
 class LiveSource:
     """Decodes a camera or a stream in a thread, so that it goes on while frames are segmented; a context manager.
 
-    A stream is played at its own pace, one that is a file too. The newest `buffer` frames wait; what is older is
+    A stream is played at its own pace, a file by HTTP too. The newest `buffer` frames wait; what is older is
     dropped and counted. A local file is not dropped from, it waits.
 
     Iterating gives pairs of a frame, uint8 (H, W, 3), RGB, and its time in seconds from the first one on.
@@ -207,6 +213,7 @@ class LiveSource:
         self.num_dropped = 0
         self._name = f"camera {source}" if isinstance(source, int) else str(source)
         self._waits = not isinstance(source, int) and Path(source).is_file()
+        self._is_live = isinstance(source, int) or str(source).startswith(LIVE)
         self._frames: deque = deque()
         self._buffer, self._ended, self._error = buffer, False, None
         self._changed = threading.Condition()
@@ -224,7 +231,8 @@ class LiveSource:
             if self._waits:
                 return open_container(str(source))
             if not isinstance(source, int):
-                return self._av.open(str(source), timeout=timeout)
+                options = OVER_TCP if str(source).startswith("rtsp") else {}
+                return self._av.open(str(source), timeout=timeout, options=options)
             if sys.platform == "darwin":
                 return self._av.open(str(source), format="avfoundation", options={"framerate": "30"})
             if sys.platform == "win32":
@@ -244,7 +252,7 @@ class LiveSource:
                 if first is None:
                     first, start = time, now
                 pause = start + (time - first) - now
-                if not self._waits and pause > 0:
+                if not self._waits and not self._is_live and pause > 0:
                     with self._changed:
                         self._changed.wait_for(lambda: self._ended, timeout=pause)
                 if not self._put(frame, time - first):

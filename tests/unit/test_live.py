@@ -1,6 +1,8 @@
 """Live streams: results of a file's windows, latency, sentences that change, bounded memory, cameras and URLs."""
 
 import http.server
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from factories import NOISE, SENTENCES
+from factories import NOISE, ROOT, SENTENCES
 from modeling_cvls import FrameReader
 from modeling_cvls.live_cvls import LiveSource
 from modeling_cvls.visualization import write_video
@@ -227,6 +229,42 @@ def test_frames_that_come_too_fast_are_dropped_and_counted(server):
         numbers = [round(picture.mean() / 12) for picture, _ in source]
     assert numbers == sorted(set(numbers)) and numbers[-1] == 19
     assert source.num_dropped > 0 and source.num_dropped + len(numbers) == 20
+
+
+@pytest.fixture
+def camera():
+    """The URL of a camera in another process, which sends 70 frames, 20 per second, by RTSP."""
+    program = ROOT / "tests" / "unit" / "programs" / "rtsp_server.py"
+    process = subprocess.Popen([sys.executable, program, "70", "20"], stdout=subprocess.PIPE, text=True)
+    try:
+        yield f"rtsp://127.0.0.1:{process.stdout.readline().strip()}/frames"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_frames_of_a_slow_model_on_a_camera_are_dropped_and_counted(segmenter, camera):
+    live, numbers, times = segmenter.live(SENTENCES, look_ahead=0, return_frames=True), [], []
+    for result in live.run(camera, buffer=2):
+        numbers.append(round(result["frame"].mean() / 3))
+        times.append(result["time"])
+        time.sleep(0.15)  # the time of three frames
+    assert numbers == sorted(set(numbers)) and len(numbers) > 5
+    np.testing.assert_allclose(np.subtract(times, times[0]), np.subtract(numbers, numbers[0]) / 20, atol=0.01)
+    assert live.num_pushed == len(numbers) and live.num_dropped > 20
+    assert live.num_pushed + live.num_dropped == numbers[-1] + 1  # the last frame that came is never dropped
+
+
+def test_a_camera_is_seen_without_the_time_that_it_took_to_open(camera):
+    """What it sent meanwhile comes at once, and the rest as it is sent."""
+    start, numbers, late = time.monotonic(), [], []
+    with LiveSource(camera, buffer=100) as source:
+        opened = time.monotonic() - start
+        for picture, _ in source:
+            numbers.append(round(picture.mean() / 3))
+            late.append(time.monotonic() - start - numbers[-1] / 20)
+    assert numbers == list(range(len(numbers))) and len(numbers) > 60 and source.num_dropped == 0
+    assert min(late[-30:]) < min(opened, late[0])
 
 
 def test_a_source_that_is_left_early_ends_its_thread(server):
