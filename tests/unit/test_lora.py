@@ -151,11 +151,11 @@ def test_a_checkpoint_is_the_merged_model_and_the_adapter_is_beside_it(make_adap
     torch.testing.assert_close(masks_of(trainer.model), masks_of(model), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("averaged", [{}, {"ema_decay": 0.5}])
-def test_an_adapter_resumes_exactly(make_adapted, tmp_path, averaged):
+@pytest.mark.parametrize("more", [{}, {"ema_decay": 0.5, "bf16": True}])
+def test_an_adapter_resumes_exactly(make_adapted, tmp_path, more):
     """Three steps, and two steps and one more: the same weights, and the same adapter."""
-    make_adapted("whole", **averaged).train()
-    make_adapted("again", **averaged).train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    make_adapted("whole", **more).train()
+    make_adapted("again", **more).train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
         whole, again = (load_file(tmp_path / folder / "checkpoint-3" / name) for folder in ("whole", "again"))
         assert whole.keys() == again.keys()
