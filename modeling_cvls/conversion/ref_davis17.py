@@ -23,12 +23,7 @@ from argparse import Namespace
 from .arguments import Conversion
 from .card import Description, terms_note
 from .problems import Problems
-from .video_folders import (
-    PALETTE_META,
-    convert_palette_folder,
-    present_splits,
-    read_palette_videos,
-)
+from .video_folders import PALETTE_META, convert_palette_folder, present_splits, read_palette_videos
 
 # The synthetic sets in this layout also have test and heldout.
 SPLITS = ("train", "valid", "test", "heldout")

@@ -24,13 +24,7 @@ from .arguments import Conversion
 from .card import Description
 from .files import read_json
 from .problems import Problems
-from .video_folders import (
-    PALETTE_META,
-    PaletteFolder,
-    convert_palette_folder,
-    present_splits,
-    read_palette_videos,
-)
+from .video_folders import PALETTE_META, PaletteFolder, convert_palette_folder, present_splits, read_palette_videos
 
 # The synthetic sets in this layout also have heldout.
 SPLITS = ("train", "valid", "test", "heldout")
