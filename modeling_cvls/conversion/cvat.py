@@ -10,8 +10,9 @@ SOURCE holds a task as CVAT exports it, the sentences, and the video or the imag
     sentences.csv     csv with the header object,sentence: the id of a track and what is said of it
 
 CVAT does not track masks, and exports each as a track of its own. With `--objects labels` each label is one object in
-all frames, and sentences.csv names the label (dog_1 for "dog 1"): give each object a label of its own. Polygons are
-interpolated by CVAT, which writes them for every frame; frames that it leaves out of a track are not annotated.
+all frames, and sentences.csv names the label (dog_1 for "dog 1"): give each object a label of its own. A frame without
+any mask then counts as not annotated. Polygons are interpolated by CVAT, which writes them for every frame; frames that
+it leaves out of a track are not annotated.
 
 In place of annotations.xml, "MOTS PNG 1.0" has `instances/<frame>.png`: 16-bit images with 1000 x label + number for
 each pixel. The object is that whole number, and images/ is needed.
@@ -113,9 +114,9 @@ def prepare(arguments: Namespace, problems: Problems) -> Conversion:
             for frame in track.gaps
             if frame in positions
         ]
-        video = own.AnnotatedVideo(
-            video_id, frames, shapes, [], str(path), sorted(positions.values()), unknown, task.size
-        )
+        # a frame without any mask may be empty, or one that nobody has drawn on yet
+        annotated = [] if arguments.objects == "labels" else sorted(positions.values())
+        video = own.AnnotatedVideo(video_id, frames, shapes, [], str(path), annotated, unknown, task.size)
     else:
         frames = _images(folder)
         shapes = list(read_mots(instances, frames))

@@ -215,6 +215,15 @@ def test_objects_are_labels_where_masks_have_no_tracks(brushed, tmp_path):
     for position in range(FRAMES):
         for m, name in enumerate(BOXES):
             np.testing.assert_array_equal(masks[position, m], box_mask(name, position))
+    path = brushed / "annotations.xml"
+    root = ElementTree.fromstring(path.read_text())
+    for track in root.findall("track"):
+        if track[0].get("frame") == "1":  # nobody has drawn on this frame
+            root.remove(track)
+    path.with_name("sparse.xml").write_text(ElementTree.tostring(root, encoding="unicode"))
+    sparse = ("--objects", "labels", "--annotations", path.with_name("sparse.xml"))
+    (row,) = convert("cvat", brushed, tmp_path / "sparse", *sparse)["train"]
+    assert row["num_frames"] == FRAMES and row["annotated_frames"] == [0, 2]
     with pytest.raises(
         ValueError, match="the 3 tracks with the label 'left box' have one shape each.*--objects labels"
     ):
