@@ -74,6 +74,10 @@ def check_checkpoint(name: str | Path, argument: str) -> None:
     folder = Path(name)
     if not folder.is_dir() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
         raise FileNotFoundError(f"{argument} {name}: there is no such folder")
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{argument} {name} holds an adapter (LoRA) alone: give the folder of the checkpoint that it is merged into"
+        )
     for path in sorted(found for pattern in JSON_FILES for found in folder.glob(pattern)):
         try:
             json.loads(path.read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ from transformers import AutoModel
 from factories import ROOT, random_batch
 from modeling_cvls import CVLSModel
 from modeling_cvls.data import ClipCollator, ClipSampler
+from modeling_cvls.launch import check_checkpoint
 from modeling_cvls.training import CVLSTrainer, CVLSTrainingArguments, DataArguments, ModelArguments, train
 
 peft = pytest.importorskip("peft")
@@ -146,6 +147,10 @@ def test_a_checkpoint_is_the_merged_model_and_the_adapter_is_beside_it(make_adap
         assert type(model) is CVLSModel and not any(loading.values())
         beside = peft.PeftModel.from_pretrained(CVLSModel.from_pretrained(base), folder / "adapter")
         assert beside.peft_config["default"].base_model_name_or_path == str(base)
+        alone = AutoModel.from_pretrained(folder / "adapter")  # which puts it beside the checkpoint that it names
+        torch.testing.assert_close(masks_of(alone), masks_of(beside), rtol=1e-5, atol=1e-5)
+        with pytest.raises(ValueError, match="--model .*adapter holds an adapter .LoRA. alone"):
+            check_checkpoint(folder / "adapter", "--model")
         torch.testing.assert_close(masks_of(model), masks_of(beside), rtol=1e-5, atol=1e-5)
         assert not torch.allclose(masks_of(model), masks_of(CVLSModel.from_pretrained(base)), atol=1e-3)
     torch.testing.assert_close(masks_of(trainer.model), masks_of(model), rtol=0, atol=0)
