@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and that one process at a time writes."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -52,6 +53,7 @@ def written_together(*paths: Path) -> Iterator[Path]:
 
     Raises:
         BlockingIOError: another process is writing the last one.
+        OSError: `ENOSPC`, naming the last one or a file beside it: the disk is full.
     """
     last = paths[-1]
     partial = _hidden(last, ".partial")
@@ -67,13 +69,17 @@ def written_together(*paths: Path) -> Iterator[Path]:
                 if path.is_dir():
                     shutil.rmtree(path)
                 (partial / path.name).replace(path)
+        except OSError as error:
+            if error.errno == errno.ENOSPC and error.filename is None:  # writing into an open file names none
+                raise OSError(error.errno, error.strerror, str(last)) from error
+            raise
         finally:
             shutil.rmtree(partial)
 
 
 def _hidden(path: Path, suffix: str) -> Path:
     """A name beside a path that folders are listed without."""
-    name = f".{path.stem}{suffix}"
+    name = f".{path.name}{suffix}"
     if len(os.fsencode(name)) > LONGEST_NAME:
-        name = f".{hashlib.sha256(os.fsencode(path.stem)).hexdigest()}{suffix}"
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}{suffix}"
     return path.with_name(name)

@@ -8,6 +8,7 @@ number of their frames and sentences, but not in size: where `frame_sizes` says 
 graph of torch.export raises an error, and that of ONNX, which cannot, gives numbers that are not a number for the clip.
 """
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,11 +103,15 @@ def export_model(
 
 def save_exported(exported: ExportedModel, export_format: str, output: Path) -> None:
     """Writes the graph. An ONNX graph holds its weights where they fit, else they go to a second file, OUTPUT.data."""
-    if export_format == "onnx":
-        import onnx_ir
+    if export_format == "torch_export":
+        buffer = io.BytesIO()  # where torch itself writes to a full disk, it ends the process
+        torch.export.save(exported.program, buffer)
+        output.write_bytes(buffer.getbuffer())
+        return
+    import onnx_ir
 
-        weights = exported.program.graph.initializers.values()
-        if sum(value.const_value.nbytes for value in weights) < SINGLE_FILE:
-            onnx_ir.save(exported.program, output)
-            return
-    EXPORTERS[export_format].save_program(exported.program, output)
+    weights = exported.program.graph.initializers.values()
+    if sum(value.const_value.nbytes for value in weights) < SINGLE_FILE:
+        onnx_ir.save(exported.program, output)
+    else:
+        EXPORTERS[export_format].save_program(exported.program, output)

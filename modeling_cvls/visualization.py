@@ -164,17 +164,22 @@ class VideoWriter:
         return self
 
     def __exit__(self, *exception) -> None:
-        if self.num_frames:
-            packets, last = self._stream.encode(), self._pts / CLOCK
-            lasts = 1 / self._fps if self._end is None else max(self._end - last, 1 / CLOCK)
-            packets[-1].duration = round(lasts * CLOCK)
-            self._container.mux(packets)
-            self._write_sound(last + lasts)
-            if self._audio is not None:
-                self._container.mux(self._audio.encode())
-        self._container.close()
-        if self._sound is not None:
-            self._sound.close()
+        try:
+            if self.num_frames:
+                self._finish()
+        finally:  # also where the disk is full
+            self._container.close()
+            if self._sound is not None:
+                self._sound.close()
+
+    def _finish(self) -> None:
+        packets, last = self._stream.encode(), self._pts / CLOCK
+        lasts = 1 / self._fps if self._end is None else max(self._end - last, 1 / CLOCK)
+        packets[-1].duration = round(lasts * CLOCK)
+        self._container.mux(packets)
+        self._write_sound(last + lasts)
+        if self._audio is not None:
+            self._container.mux(self._audio.encode())
 
     def write(self, frame: np.ndarray, time: float | None = None) -> None:
         """Appends a uint8 (H, W, 3) frame, RGB, H and W even.

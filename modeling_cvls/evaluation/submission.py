@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
+from ..atomic import written_together
 from ..names import check_name
 from ..rle_cvls import decode_mask
 from .protocols import Protocol
@@ -70,26 +70,22 @@ class Submission:
         if self.has(row["video_id"]):
             return
         names = frame_names_of(row)
-        partial = self.folder / f".{row['video_id']}.partial"
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir()
-        for expression, of_sentence in zip(expressions_of(row), predictions, strict=True):
-            path = partial / expression
-            path.mkdir()
-            for name, prediction in zip(names, of_sentence, strict=True):
-                mask = decode_mask(prediction["counts"], *prediction["size"])
-                Image.fromarray(mask * np.uint8(255)).save(path / f"{name}.png")
-        partial.replace(self.masks / row["video_id"])
+        with written_together(self.masks / row["video_id"]) as partial:
+            (partial / row["video_id"]).mkdir()
+            for expression, of_sentence in zip(expressions_of(row), predictions, strict=True):
+                path = partial / row["video_id"] / expression
+                path.mkdir()
+                for name, prediction in zip(names, of_sentence, strict=True):
+                    mask = decode_mask(prediction["counts"], *prediction["size"])
+                    Image.fromarray(mask * np.uint8(255)).save(path / f"{name}.png")
 
     def finish(self, protocol: Protocol) -> None:
         """Writes submission.zip; its files are stored as they are, for PNG is compressed already."""
         root = self.folder if protocol.archive_root else self.masks
-        partial = self.folder / ".submission.zip.partial"
-        with zipfile.ZipFile(partial, "w") as archive:
-            for path in sorted(self.masks.rglob("*.png")):
-                archive.write(path, path.relative_to(root))
-        partial.replace(self.folder / "submission.zip")
+        with written_together(self.folder / "submission.zip") as partial:
+            with zipfile.ZipFile(partial / "submission.zip", "w") as archive:
+                for path in sorted(self.masks.rglob("*.png")):
+                    archive.write(path, path.relative_to(root))
 
 
 def frame_names_of(row: Mapping[str, Any]) -> list[str]:

@@ -94,7 +94,7 @@ def test_a_folder_of_videos_is_resumed(segment, tmp_path):
     assert {path.name for path in output.iterdir()} == {"a.mp4", "a_masks", "c.mp4", "c_masks", "settings.json"}
 
     (tmp_path / "b.mp4").rename(videos / "b.mp4")
-    (output / ".b.partial" / "b_masks").mkdir(parents=True)  # as a killed run leaves it
+    (output / ".b.mp4.partial" / "b_masks").mkdir(parents=True)  # as a killed run leaves it
     before = times(output)
     code, printed, error = segment(videos, output, "--masks")
     assert code == 0 and "2 of 3 videos are done already" in printed and "3 of 3 videos are in" in printed, error

@@ -1,5 +1,7 @@
 """Files and folders that appear whole or not at all, and that one process at a time writes."""
 
+import errno
+import os
 from contextlib import suppress
 
 import pytest
@@ -26,7 +28,7 @@ def test_only_one(tmp_path):
 def test_what_is_written_together_appears_at_the_end(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "old").touch()
-    (tmp_path / ".out.partial" / "pictures").mkdir(parents=True)  # as a process leaves it that was killed
+    (tmp_path / ".out.txt.partial" / "pictures").mkdir(parents=True)  # as a process leaves it that was killed
     with written_together(tmp_path / "pictures", tmp_path / "out.txt") as partial:
         assert not names(partial)
         (partial / "pictures").mkdir()
@@ -44,8 +46,15 @@ def test_an_error_changes_nothing(tmp_path):
     assert names(tmp_path) == ["out.txt"] and (tmp_path / "out.txt").read_text() == "old"
 
 
+def test_a_full_disk_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*out.txt'"):
+        with written_together(tmp_path / "out.txt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not names(tmp_path)
+
+
 def test_one_writer_at_a_time(tmp_path):
-    with FileLock(tmp_path / ".out.lock"):
+    with FileLock(tmp_path / ".out.txt.lock"):
         with pytest.raises(BlockingIOError, match=r"another process is writing .*out.txt"):
             with written_together(tmp_path / "out.txt"):
                 pass
