@@ -228,7 +228,11 @@ def orientation_of(frame) -> tuple[bool, bool, bool]:
 
     The matrix sends the column x and the row y to x' = a x + c y and y' = b x + d y (ISO/IEC 14496-12, section 8.3.2).
     """
-    data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know all kinds of data that FFmpeg attaches to frames, and then lists none
+        quarters = frame.rotation % 360 // 90
+        return quarters % 2 == 1, quarters in (1, 2), quarters in (2, 3)
     if data is None:
         return False, False, False
     a, b, _, c, d = np.frombuffer(data, dtype=np.int32, count=5)
@@ -254,8 +258,8 @@ def _num_missing(packets: Packets, start: float, times: np.ndarray, end: float, 
     """How many frames the header promises beyond those that are there."""
     missing = max(0, packets.num_promised - len(packets))
     # With frames of differing lengths, that of the video says nothing of their number. Among the last ones some may be
-    # missing already, as frames are not stored in the order of display.
-    steps = np.diff(times)[:-REORDERED]
+    # missing already, as frames are not stored in the order of display. AVI knows even rates only.
+    steps = np.array([1 / fps]) if packets.is_avi else np.diff(times)[:-REORDERED]
     if not missing and packets.length is not None and len(steps) and steps.max() < 1.5 * np.median(steps):
         step, length = np.median(steps), packets.length - start
         missing = max(0, round(length / step) - len(times)) if length - end > 1.5 * step else 0

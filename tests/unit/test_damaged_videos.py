@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,6 +61,20 @@ def test_a_file_that_holds_less_than_its_header_says(tmp_path, container):
     reader = FrameReader(path, on_damage="keep")
     there = [index for index, frame in enumerate(reader.frames(range(len(reader)))) if frame is not None]
     assert there[:20] == list(range(20)) and abs(max(reader.missing_frames) - 59) <= 1
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_an_avi_of_which_few_frames_are_left(tmp_path, kept):
+    """How many are missing is FFmpeg's estimate, by the size of the file."""
+    whole = write_numbered(tmp_path / "whole.avi", 40, codec="mpeg4")
+    assert not FrameReader(whole).missing_frames
+    with av.open(str(whole)) as video:
+        places = [packet.pos for packet in video.demux(video=0) if packet.size]
+    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: places[kept]])
+    reader = FrameReader(tmp_path / "cut.avi", on_damage="keep")
+    assert len(reader) == kept and len(reader.missing_frames) > 3
+    with pytest.raises(ValueError, match=f"it holds {kept} of the .* frames that its header promises"):
+        FrameReader(tmp_path / "cut.avi")
 
 
 def test_bytes_lost_in_the_middle(whole, tmp_path):

@@ -5,6 +5,7 @@ import itertools
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from factories import SHARED
 from modeling_cvls import FrameReader
@@ -208,6 +209,13 @@ def test_known_colors(tmp_path, decoders, standard, luma, full_range):
     for frames in (list(reader.frames(range(len(colors)))), reader.read(range(len(colors)))):
         found = np.array([frame[HEIGHT // 2, WIDTH // 2] for frame in frames], dtype=int)
         assert np.abs(found - colors).max() <= 3
+
+
+def test_data_that_pyav_does_not_know(tmp_path):
+    """FFmpeg attaches a TIFF's tags to its frame."""
+    Image.fromarray(numbered_frame(5)).save(tmp_path / "picture.tiff")
+    reader = FrameReader(tmp_path / "picture.tiff")
+    assert [drawn_number(frame) for frame in reader.frames(range(len(reader)))] == [5]
 
 
 def test_decord_reads_plain_mp4_and_nothing_else(tmp_path):
