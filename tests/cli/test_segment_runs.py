@@ -39,7 +39,11 @@ def test_killed_runs_and_two_at_once(segmenter, tmp_path, options, shares):
     program = ROOT / "tests" / "cli" / "programs" / "segment_runs.py"
     command = [sys.executable, program, tmp_path / "runs", tmp_path / "shares.json", tmp_path / "videos", *SENTENCES,
                "--model", tmp_path / "model", "--presence-threshold", "0", "--device", "cpu", *options]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
     done = subprocess.run(
         list(map(str, command)), env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
     )

@@ -13,39 +13,16 @@ import json
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 
 import torch
 
 import cvls
+from children import start, wait
 from modeling_cvls.segmentation import folders
 
 torch.set_num_threads(1)
 EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
-
-
-def start(function, *arguments) -> int:
-    """Runs a function in a process of its own; its number."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.dup2(2, 1)  # standard output is for the results
-            function(*arguments)
-            status = 0
-        except SystemExit as stopped:
-            status = stopped.code or 0
-        except BaseException:
-            traceback.print_exc()
-        os._exit(status)
-    return child
-
-
-def wait(child: int) -> int:
-    """The exit status of a process, or the negative number of the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def segment(output: Path) -> None:

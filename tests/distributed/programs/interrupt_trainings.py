@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 
 import safetensors.torch
@@ -21,6 +20,7 @@ from transformers import TrainerCallback
 
 import cvls
 import modeling_cvls.training.trainer as module
+from children import start, wait
 from modeling_cvls.training import CVLSTrainer
 
 torch.set_num_threads(1)
@@ -28,21 +28,7 @@ EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtr
 
 
 def in_child(function, *arguments) -> int:
-    """Runs a function in a process of its own; the exit status, or the negative number of the signal that ended it."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.dup2(2, 1)  # standard output is for the results
-            function(*arguments)
-            status = 0
-        except SystemExit as stopped:
-            status = stopped.code or 0
-        except BaseException:
-            traceback.print_exc()
-        os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return wait(start(function, *arguments))
 
 
 def train(config: str, output: Path, *flags: str) -> None:

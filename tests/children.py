@@ -1,0 +1,29 @@
+"""Child processes of the programs that tests start."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+
+def start(function: Callable, *arguments) -> int:
+    """Runs a function in a process of its own; its number."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.dup2(2, 1)  # standard output is for the results
+            function(*arguments)
+            status = 0
+        except SystemExit as stopped:
+            status = stopped.code or 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(status)
+    return child
+
+
+def wait(child: int) -> int:
+    """The exit status of a process, or the negative number of the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
