@@ -342,8 +342,9 @@ def _patches(obj: SceneObject, height: int, width: int) -> list[_Patch]:
     patches = []
     for t, (column, row) in enumerate(whole):
         top, left = row - reach, column - reach
-        rows = slice(max(top, 0), min(row + reach + 1, height))
-        columns = slice(max(left, 0), min(column + reach + 1, width))
+        # an object that has left the picture has an empty patch
+        rows = slice(min(max(top, 0), height), max(min(row + reach + 1, height), 0))
+        columns = slice(min(max(left, 0), width), max(min(column + reach + 1, width), 0))
         inside = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
         patches.append(_Patch(rows, columns, cover[t][inside], shade[t][inside]))
     return patches
