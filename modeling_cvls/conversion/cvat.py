@@ -60,7 +60,7 @@ class Track:
     name: str
     label: str
     shapes: list[tuple[int, own.Shape]]
-    gaps: list[int]
+    gaps: list[range]
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,11 @@ def prepare(arguments: Namespace, problems: Problems) -> Conversion:
             for frame, shape in track.shapes
         ]
         unknown = [
-            (positions[frame], name_of[track.name])
+            (position, name_of[track.name])
             for track in task.tracks
-            for frame in track.gaps
-            if frame in positions
+            for gap in track.gaps
+            for frame, position in positions.items()
+            if frame in gap
         ]
         # a frame without any mask may be empty, or one that nobody has drawn on yet
         annotated = [] if arguments.objects == "labels" else sorted(positions.values())
@@ -253,8 +254,8 @@ def _read_track(track: ElementTree.Element, path: Path, step: int) -> Track:
             shape = None if outside else _shape(element.tag, element.attrib)
         except (ValueError, KeyError, OverflowError) as error:
             raise ValueError(f"{path}, track {name}: a {element.tag} cannot be read: {error!r:.100}") from error
-        if shown is not None:
-            gaps += range(shown + step, frame, step)
+        if shown is not None and shown + step < frame:
+            gaps.append(range(shown + step, frame, step))
         if shape is not None:
             shapes.append((frame, shape))
         shown = None if outside else frame

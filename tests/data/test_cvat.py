@@ -67,6 +67,7 @@ def test_cvat_mots(cvat, tmp_path):
         ("</annotations>", "", "annotations.xml: cannot be decoded"),
         ("annotations>", "project>", "its root is <project>, expected <annotations>"),
         ('frame="2"', 'frame="7"', "track 1: a shape is on frame 7, but there are 3 frames"),
+        ('frame="2"', f'frame="{10**20}"', f"track 1: a shape is on frame {10**20}, but there are 3 frames"),
         ('"2.00,3.00;', '"2.00;', "object '1': a polygon has at least three points"),
         ('"2.00,3.00;', '"-90,3.00;', "object '1': a polygon reaches from"),
         ('left="19"', 'left="99"', "object '2': a mask's box of .* is outside the frame"),
