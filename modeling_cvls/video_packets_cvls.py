@@ -20,7 +20,7 @@ LENGTH = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 #: What is noted of each packet, and what stands for a value that is not known.
 NOTED, UNKNOWN = ("pts", "dts", "duration", "size", "is_keyframe", "is_discard"), -(2**63)
 TEXT_FORMATS = ("adf", "bin", "idf", "tty", "xbin")
-OLDEST_AV = 17  # the version of PyAV that is needed
+OLDEST_AV = (17, 1)  # the version of PyAV that is needed
 VP8_IS_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, section 9.1)
 
 
@@ -83,13 +83,16 @@ def import_av():
     """PyAV, or an ImportError that says how to get it."""
     # Imported when needed, and in a `try`, where code from the Hub is not searched for what it demands: arrays and
     # images can be read without it.
-    install = f'pip install "av>={OLDEST_AV}"'
+    oldest = ".".join(map(str, OLDEST_AV))
+    install = f'pip install "av>={oldest}"'
     try:
         import av
     except ImportError as error:
         raise ImportError(f"videos and streams are read with PyAV, which is not installed: {install}") from error
-    if int(av.__version__.split(".")[0]) < OLDEST_AV:
-        raise ImportError(f"PyAV {av.__version__} is installed, which gives wrong colors of some videos: {install}")
+    if tuple(map(int, re.findall(r"\d+", av.__version__)[:2])) < OLDEST_AV:
+        raise ImportError(
+            f"PyAV {av.__version__} is installed, which crashes at some streams or gives wrong colors: {install}"
+        )
     return av
 
 

@@ -231,7 +231,7 @@ def test_the_packages_that_a_checkpoint_needs_are_those_that_are_named():
 
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     bounds = {Requirement(text).name: str(Requirement(text).specifier) for text in declared}
-    assert needed | {"decord", "pycocotools"} <= bounds.keys() and bounds["av"] == f">={OLDEST_AV}"
+    assert needed | {"decord", "pycocotools"} <= bounds.keys() and bounds["av"] == f">={OLDEST_AV[0]}.{OLDEST_AV[1]}"
     lists = set()
     pages = [ROOT / "README.md", ROOT / "model_card.md", ROOT / "modeling_cvls/model_card.md"]
     for page in (*pages, *(ROOT / "docs").rglob("*.md")):
@@ -245,8 +245,12 @@ def test_the_packages_that_a_checkpoint_needs_are_those_that_are_named():
 
 
 def test_an_old_pyav_is_refused(monkeypatch, tmp_path):
-    """The case old_pyav: before version 17 the colors of BT.709 are wrong."""
-    monkeypatch.setattr(av, "__version__", "16.0.0")
+    """The case old_pyav: before version 17 the colors of BT.709 are wrong, and 17.0 crashes at an RTSP stream."""
     (tmp_path / "clip.mp4").write_bytes(b"whatever")
-    with pytest.raises(ImportError, match='PyAV 16.0.0 is installed, .* wrong colors .*: pip install "av>=17"'):
+    for version in ("16.1.0", "17.0.1"):
+        monkeypatch.setattr(av, "__version__", version)
+        with pytest.raises(ImportError, match=f'PyAV {version} is installed, .* wrong colors: pip install "av>=17.1"'):
+            FrameReader(tmp_path / "clip.mp4")
+    monkeypatch.setattr(av, "__version__", "18.0.0rc1")
+    with pytest.raises(ValueError, match="cannot be decoded as a video"):
         FrameReader(tmp_path / "clip.mp4")

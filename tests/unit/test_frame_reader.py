@@ -14,7 +14,6 @@ from PIL import Image
 
 from factories import SHARED
 from modeling_cvls.frame_reader_cvls import FrameReader
-from numbered_videos import needs_display_matrix
 
 pytestmark = pytest.mark.usefixtures("decoders")
 REAL_VIDEOS = sorted((SHARED / "real_data/videos").glob("*.mp4"))
@@ -79,7 +78,6 @@ def test_one_pass_turns_a_video_as_reading_does(tmp_path):
     with av.open(str(tmp_path / "turned.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
         stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
-        needs_display_matrix(stream)
         stream.set_display_rotation(90)
         for frame in moving_square(3, height=96, width=128):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
