@@ -243,6 +243,7 @@ def camera():
         process.communicate()
 
 
+@pytest.mark.slow
 def test_frames_of_a_slow_model_on_a_camera_are_dropped_and_counted(segmenter, camera):
     live, numbers, times = segmenter.live(SENTENCES, look_ahead=0, return_frames=True), [], []
     for result in live.run(camera, buffer=2):
@@ -255,6 +256,7 @@ def test_frames_of_a_slow_model_on_a_camera_are_dropped_and_counted(segmenter, c
     assert live.num_pushed + live.num_dropped == numbers[-1] + 1  # the last frame that came is never dropped
 
 
+@pytest.mark.slow
 def test_a_camera_is_seen_without_the_time_that_it_took_to_open(camera):
     """What it sent meanwhile comes at once, and the rest as it is sent."""
     start, numbers, late = time.monotonic(), [], []
