@@ -1,12 +1,13 @@
-"""Runs `cvls segment` in child processes that are killed, or two at once, and writes what came of it.
+"""Runs a command in child processes that are killed, or two at once, and writes what came of it.
 
-python segment_runs.py FOLDER SHARES.json ARGUMENT ...
+python killed_runs.py FOLDER SHARES.json OPTION COMMAND ...
 
-The arguments are those of `cvls segment` without --output. SHARES.json is a list of numbers from 0 to 1: for each of
-them, a run that writes to FOLDER/<number> is killed when that share of its file operations is done, and is started
-again. FOLDER/whole is written undisturbed. Into FOLDER/inside, a second run starts while the first one is at its first
-video; into FOLDER/race, two start at once. Prints a JSON object: the status of "whole", [status, status of going on] of
-each that was "killed", and [status of the first, of the second] of "inside" and "race".
+The command is `segment ...` or `eval ...`, without the OPTION that says where it writes. SHARES.json is a list of
+numbers from 0 to 1: for each of them, a run that writes to FOLDER/<number> is killed when that share of its file
+operations is done, and is started again. FOLDER/whole is written undisturbed. Into FOLDER/inside, a second run starts
+while the first one is at its first video; into FOLDER/race, two start at once. Prints a JSON object: the status of
+"whole", [status, status of going on] of each that was "killed", and [status of the first, of the second] of "inside"
+and "race".
 """
 
 import json
@@ -19,14 +20,18 @@ import torch
 
 import cvls
 from children import start, wait
+from modeling_cvls.evaluation import runner
 from modeling_cvls.segmentation import folders
 
 torch.set_num_threads(1)
+OPTION, COMMAND = sys.argv[3], sys.argv[4:]
+#: What each command calls for every video.
+EACH_VIDEO = {"segment": (folders, "segment_video"), "eval": (runner, "frame_names_of")}
 EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 
 
-def segment(output: Path) -> None:
-    cvls.main(["segment", *sys.argv[3:], "--output", str(output)])
+def run(output: Path) -> None:
+    cvls.main([*COMMAND, OPTION, str(output)])
 
 
 def counted(output: Path, at: int | None, report: Path) -> None:
@@ -41,14 +46,15 @@ def counted(output: Path, at: int | None, report: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    segment(output)
+    run(output)
     if at is None:
         report.write_text(str(done))
 
 
 def waiting(output: Path, begun: int, go: int) -> None:
     """Says when it begins its first video, and waits until it is told to go on."""
-    original, told = folders.segment_video, []
+    module, name = EACH_VIDEO[COMMAND[0]]
+    original, told = getattr(module, name), []
 
     def waited(*arguments, **options):
         if not told:
@@ -57,15 +63,15 @@ def waiting(output: Path, begun: int, go: int) -> None:
             os.read(go, 1)
         return original(*arguments, **options)
 
-    folders.segment_video = waited
-    segment(output)
+    setattr(module, name, waited)
+    run(output)
 
 
 def one_inside_the_other(output: Path) -> list[int]:
     (begun, tell), (go, told) = os.pipe(), os.pipe()
     first = start(waiting, output, tell, go)
     os.read(begun, 1)
-    second = wait(start(segment, output))
+    second = wait(start(run, output))
     os.write(told, b"x")
     return [wait(first), second]
 
@@ -78,9 +84,9 @@ def main() -> None:
     for number, share in enumerate(shares):
         output = folder / str(number)
         status = wait(start(counted, output, max(1, round(share * int(report.read_text()))), report))
-        results["killed"].append([status, wait(start(segment, output))])
+        results["killed"].append([status, wait(start(run, output))])
     results["inside"] = one_inside_the_other(folder / "inside")
-    both = [start(segment, folder / "race") for _ in range(2)]
+    both = [start(run, folder / "race") for _ in range(2)]
     results["race"] = [wait(child) for child in both]
     print(json.dumps(results))
 
