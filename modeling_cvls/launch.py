@@ -120,8 +120,12 @@ def load_model(name: str | Path, argument: str, **kwargs) -> CVLSModel:
     return model
 
 
-def load_processor(name: str | Path, argument: str) -> CVLSProcessor:
+def load_processor(name: str | Path, argument: str, model: CVLSModel | None = None) -> CVLSProcessor:
     """The processor of a checkpoint.
+
+    Args:
+        name, argument: as for `load_model`.
+        model: that of the checkpoint, which must have an embedding for every token; None: it is not looked at.
 
     Raises:
         OSError, ValueError: as `check_checkpoint`; naming the files that may be damaged.
@@ -130,7 +134,13 @@ def load_processor(name: str | Path, argument: str) -> CVLSProcessor:
     with _loading(f"{argument} {name}: its processor_config.json, tokenizer.json or tokenizer_config.json"):
         processor = CVLSProcessor.from_pretrained(name)
         processor(videos=np.zeros((1, 32, 32, 3), np.uint8), text="a")  # what is wrong is found here, and not later
-        return processor
+        last = max(processor.tokenizer.get_vocab().values())
+    if model is not None and last >= (number := model.get_input_embeddings().weight.shape[0]):
+        raise ValueError(
+            f"{argument} {name}: its tokenizer.json or tokenizer_config.json has tokens up to number {last}, but its "
+            f"model.safetensors has embeddings of {number}, from number 0 on; save or download them again"
+        )
+    return processor
 
 
 def load_pipeline(name: str | Path, argument: str, device: str | torch.device | None = None) -> CVLSPipeline:
@@ -139,7 +149,8 @@ def load_pipeline(name: str | Path, argument: str, device: str | torch.device | 
     Raises:
         OSError, ValueError: as `load_model` and `load_processor`.
     """
-    return CVLSPipeline(model=load_model(name, argument), processor=load_processor(name, argument), device=device)
+    model = load_model(name, argument)
+    return CVLSPipeline(model=model, processor=load_processor(name, argument, model), device=device)
 
 
 @contextmanager

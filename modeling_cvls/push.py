@@ -41,7 +41,7 @@ def push(
     if not (model_folder / "config.json").is_file():
         raise FileNotFoundError(f"{model_folder} is no folder of a checkpoint: it holds no config.json")
     model = load_model(model_folder, "--model")
-    processor = load_processor(model_folder, "--model")
+    processor = load_processor(model_folder, "--model", model)
     own_card = model_folder / "README.md"
 
     api = HfApi()

@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None, prog: str = "cvls eval") -> None:
     check_checkpoint(args.model, "--model")
     state = process_state()
     model = load_model(args.model, "--model").to(state.device)
-    processor = load_processor(args.model, "--model")
+    processor = load_processor(args.model, "--model", model)
     dataset = load_dataset(args.dataset, split=split)
     results = evaluate_segmenter(
         model,

@@ -39,7 +39,7 @@ class NamedSegmenter:
 
     def __init__(self, folder: str, argument: str, name: str | None = None):
         self.model = load_model(folder, argument).float().eval()
-        self.processor = load_processor(folder, argument)
+        self.processor = load_processor(folder, argument, self.model)
         self.name = name or Path(folder).name
         self.has_contrast = self.model.config.contrast_weight > 0
 
