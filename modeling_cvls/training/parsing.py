@@ -168,19 +168,20 @@ def parse_training(
     """The sections of the YAML file that stands first in `arguments`, with the flags laid over them.
 
     Raises:
-        ValueError: naming a key that does not exist, or one whose value cannot be.
+        ValueError: naming a key that does not exist, or one whose value cannot be, and the file that has it.
     """
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--config", *arguments]
     elif not {"-h", "--help", "--config"} & set(arguments):
         raise ValueError(f"the first argument must be a YAML file, as in: {prog} configs/demo.yaml")
-    for name, value in itertools.pairwise(arguments):
-        if name == "--config":
-            _check_file(value)
+    files = [value for name, value in itertools.pairwise(arguments) if name == "--config"]
+    for path in files:
+        _check_file(path)
     try:
         parsed = training_parser(prog).parse_args(arguments)
     except argparse.ArgumentError as error:
-        where = f"{arguments[1]}: " if "parsing config" in str(error) else ""
+        of_file = str(error).startswith("Option ") or "parsing config" in str(error)  # and not of a flag
+        where = f"{', '.join(files)}: " if of_file else ""
         raise ValueError(where + _plain(str(error))) from error
     model, data, training = (dict(vars(parsed[name])) for name in SECTIONS)
     model["config"] = {key: value for key, value in vars(model["config"]).items() if value is not None}

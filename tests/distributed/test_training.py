@@ -301,7 +301,7 @@ def test_keys_of_the_file_that_do_not_exist_are_named(config_file, tmp_path, key
     for name in reversed(key.split(".")):
         section = {name: section}
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(section))
-    with pytest.raises(ValueError, match=f"there is no key {key}"):
+    with pytest.raises(ValueError, match=f"wrong.yaml: there is no key {key}"):
         parse_training([str(tmp_path / "wrong.yaml")])
 
 
