@@ -77,6 +77,12 @@ def written_together(*paths: Path) -> Iterator[Path]:
             shutil.rmtree(partial)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of text, in UTF-8, as `written_together` does."""
+    with written_together(path) as partial:
+        (partial / path.name).write_text(text, encoding="utf-8")
+
+
 def _hidden(path: Path, suffix: str) -> Path:
     """A name beside a path that folders are listed without."""
     name = f".{path.name}{suffix}"

@@ -130,7 +130,8 @@ def load_processor(name: str | Path, argument: str, model: CVLSModel | None = No
     Raises:
         OSError, ValueError: as `check_checkpoint`; naming the files that may be damaged.
     """
-    check_checkpoint(name, argument)
+    if model is None:  # which was loaded from files that were looked at
+        check_checkpoint(name, argument)
     with _loading(f"{argument} {name}: its processor_config.json, tokenizer.json or tokenizer_config.json"):
         processor = CVLSProcessor.from_pretrained(name)
         processor(videos=np.zeros((1, 32, 32, 3), np.uint8), text="a")  # what is wrong is found here, and not later

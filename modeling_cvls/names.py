@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 # In bytes of UTF-8. File systems take 255; what is left is for suffixes such as ".partial".
@@ -61,6 +63,11 @@ def check_path(path: object, what: str) -> str:
         shown = path if len(path) <= 60 else f"{path[:60]}..."
         raise ValueError(f"{what} {shown!r} leads out of the folder, or is no path: {error}") from error
     return path
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that come more than once, each once, in the order in which they come first."""
+    return [name for name, number in Counter(names).items() if number > 1]
 
 
 def check_link(path: Path, folder: Path) -> None:

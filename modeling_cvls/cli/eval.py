@@ -16,7 +16,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from ..atomic import written_together
+from ..atomic import write_text
 from ..extras import require
 from ..launch import check_checkpoint, load_model, load_processor, process_state
 
@@ -93,7 +93,6 @@ def main(arguments: list[str] | None = None, prog: str = "cvls eval") -> None:
         if args.output:
             settings = {"protocol": protocol.name, "frames": frames, "presence_threshold": threshold}
             text = json.dumps({**results, **settings}, indent=2) + "\n"
-            with written_together(args.output) as partial:
-                (partial / args.output.name).write_text(text, encoding="utf-8")
+            write_text(args.output, text)
     if args.submission:
         print(f"submission: {args.submission / 'submission.zip'}")

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from tqdm.auto import tqdm
 
-from ..atomic import written_together
+from ..atomic import write_text
 from ..extras import require
 
 
@@ -41,6 +41,5 @@ def main(arguments: list[str] | None = None, prog: str = "cvls show") -> None:
     rows = dataset.select([i * len(dataset) // number for i in range(number)])
     title = f"{args.dataset}, split {split}: {number} of {len(dataset)} videos"
     page = review_page(tqdm(rows, desc="drawing", unit="video"), title, args.columns)
-    with written_together(args.output) as partial:
-        (partial / args.output.name).write_text(page, encoding="utf-8")
+    write_text(args.output, page)
     print(f"Wrote {args.output}")

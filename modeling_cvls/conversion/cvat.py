@@ -33,7 +33,7 @@ from PIL import Image
 
 from ..frame_reader_cvls import FrameReader
 from ..images_cvls import frame_files
-from ..names import check_name
+from ..names import check_name, repeated
 from . import own
 from .arguments import Conversion
 from .files import read_text, reading, show
@@ -228,9 +228,9 @@ def read_task(path: Path) -> Task:
     step = max(1, int(step[1])) if step else 1
     height, width = number("original_size/height"), number("original_size/width")
     tracks = [_read_track(element, path, step) for element in root.iter("track")]
-    names = [track.name for track in tracks]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path}: two tracks have the id {next(name for name in names if names.count(name) > 1)}")
+    twice = repeated(track.name for track in tracks)
+    if twice:
+        raise ValueError(f"{path}: two tracks have the id {twice[0]}")
     return Task(
         [track for track in tracks if track.shapes],
         number("start_frame") or 0,

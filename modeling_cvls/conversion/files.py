@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.reading import check_image
+from ..names import repeated
 from .problems import Problems
 
 # Of one file of masks. A 2.9 MB h5 file can declare, and take, 6 GB.
@@ -142,8 +143,7 @@ def read_json(path: Path, expected: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
         if len(content) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {show(next(key for key in keys if keys.count(key) > 1))} stands there twice")
+            raise ValueError(f"the key {show(repeated(key for key, _ in pairs)[0])} stands there twice")
         return content
 
     text = read_text(path)

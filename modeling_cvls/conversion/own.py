@@ -11,6 +11,7 @@ import numpy as np
 from jsonargparse import ArgumentParser
 
 from ..frame_reader_cvls import FrameReader
+from ..names import repeated
 from ..rle_cvls import encode_masks
 from .arguments import Conversion
 from .card import Description
@@ -218,10 +219,9 @@ def conversion(arguments: Namespace, videos: Sequence[Any], tool: str, convert: 
     names = arguments.split or ["train"]
     if len(names) > 1:
         raise ValueError(f"--split {' '.join(names)}: the videos are of one split; convert each split on its own")
-    ids = [video.video_id for video in videos]
-    if not ids:
+    if not videos:
         raise ValueError(f"{sentences_file(arguments)}: no sentence is about a video of {arguments.source}")
-    if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise ValueError(f"{arguments.source} has two videos that are called {show(twice)}; rename one")
+    twice = repeated(video.video_id for video in videos)
+    if twice:
+        raise ValueError(f"{arguments.source} has two videos that are called {show(twice[0])}; rename one")
     return Conversion({names[0]: videos}, convert, describe(arguments, tool))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import zipfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from datasets import Dataset
 from PIL import Image
 
 from ..atomic import written_together
-from ..names import check_name
+from ..names import check_name, repeated
 from ..rle_cvls import decode_mask
 from .protocols import Protocol
 
@@ -119,7 +118,7 @@ def expressions_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def _check_once(names: Sequence[str], what: str) -> None:
-    twice = [name for name, number in Counter(names).items() if number > 1]
+    twice = repeated(names)
     if twice:
         raise ValueError(f"several {what} are called {twice[0]!r}, so that the masks of one would replace the other's")
 

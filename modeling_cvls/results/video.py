@@ -1,7 +1,6 @@
 """The masks of all sentences in a video: kept as run lengths, drawn, saved, and handed to other tools."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from ..frame_reader_cvls import FrameReader
 from ..images_cvls import frame_files
-from ..names import check_name, plain_name
+from ..names import check_name, plain_name, repeated
 from ..pipeline_cvls import CVLSPipeline, Video
 from ..rle_cvls import decode_mask
 from . import annotations, files
@@ -159,7 +158,7 @@ def segment(
     if is_path and Path(video).is_dir():
         files_of_video = frame_files(video)
         frames = [files_of_video[index] for index in indices]
-        twice = [stem for stem, number in Counter(frame.stem for frame in frames).items() if number > 1]
+        twice = repeated(frame.stem for frame in frames)
         if twice:
             raise ValueError(f"several frames in {video} are called {twice[0]}, apart from their suffix; rename some")
     fps = reader.fps if options.get("fps") is None or reader.fps is None else min(options["fps"], reader.fps)

@@ -1,7 +1,6 @@
 """A folder of videos, shared out among processes; what is done already is not done again."""
 
 import json
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,9 +8,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from ..atomic import written_together
+from ..atomic import write_text
 from ..images_cvls import IMAGE_SUFFIXES, frame_files
-from ..names import check_link
+from ..names import check_link, repeated
 from ..pipeline_cvls import CVLSPipeline
 from ..video_packets_cvls import import_av, open_container, video_stream
 from .files import Settings, is_done, segment_video
@@ -87,8 +86,7 @@ def check_settings(output: Path, settings: Settings, weights: str) -> None:
                 f"--output {output} holds results of another {', '.join(changed)} (see {path.name}); give a new folder"
             )
     else:
-        with written_together(path) as partial:
-            (partial / path.name).write_text(json.dumps(values, indent=2) + "\n")
+        write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def segment_folder(
@@ -109,8 +107,7 @@ def segment_folder(
         ValueError: two videos would have the same output.
     """
     outputs = {video: output / f"{video.stem if video.is_file() else video.name}{settings.suffix}" for video in videos}
-    names = Counter(path.name for path in outputs.values())
-    twice = [name for name, number in names.items() if number > 1]
+    twice = repeated(path.name for path in outputs.values())
     if twice:
         raise ValueError(
             f"several videos in {videos[0].parent} would be written to {', '.join(sorted(twice))}: rename some"
