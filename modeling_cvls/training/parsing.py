@@ -15,6 +15,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, set_loader
 
 from ..configuration_cvls import CVLSConfig
+from ..names import repeated
 from .arguments import CVLSTrainingArguments, DataArguments, ModelArguments
 
 SECTIONS = {"model": ModelArguments, "data": DataArguments, "training": CVLSTrainingArguments}
@@ -86,9 +87,8 @@ def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
         if isinstance(node, yaml.MappingNode):
             parts = [part for pair in node.value for part in pair]
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            twice = next((key for key in keys if keys.count(key) > 1), None)
-            if twice is not None:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {_shown(twice)} stands there twice")
+            if twice := repeated(keys):
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {_shown(twice[0])} stands there twice")
         known[id(node)] = 1 + sum(_count_values(part, known) for part in parts)
     return known[id(node)]
 
