@@ -1,5 +1,6 @@
 """Videos whose frames carry their number, for tests; PyAV writes them."""
 
+import os
 from fractions import Fraction
 
 import av
@@ -62,6 +63,9 @@ def write_numbered(
             frame.pts = number if times is None else round(times[number] * 1000)
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
+    if codec == "libsvtav1" and hasattr(os, "sched_setscheduler"):
+        # As root, this encoder makes the thread that calls it a real-time one, before which all other programs wait.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
 
 
