@@ -14,7 +14,7 @@ COMMANDS = {
     "eval": "Measure a checkpoint on a data set.",
     "segment": "Segment videos and folders of frames by sentences.",
     "convert": "Convert a benchmark, or annotations of your own, into a data set.",
-    "check": "Check every row of a data set before it costs hours.",
+    "check": "Check every row of a data set for faults.",
     "show": "Write a page of a data set: frames with objects, and sentences.",
     "report": "Write pictures and the model card of a trained checkpoint.",
     "explain": "Draw what a checkpoint sees in a video and why it chooses an object.",

@@ -1,4 +1,4 @@
-"""Converts a whole A2D Sentences made of tiny videos: counts, rows a second, memory that does not grow with the set.
+"""Converts a whole A2D Sentences made of tiny videos: counts, rows per second, memory that does not grow with the set.
 
     python benchmarks/conversion.py [--annotations A2D/text_annotations/a2d_annotation.txt]
 
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     total = sum(videos.values())
     print(f"\nall {len(rows):,} rows of the annotations: {converted}")
-    print(f"{seconds:.1f} s, {len(rows) / seconds:.0f} rows or {total / seconds:.0f} videos a second with "
+    print(f"{seconds:.1f} s, {len(rows) / seconds:.0f} rows or {total / seconds:.0f} videos per second with "
           f"{arguments.num_proc} processes, start included; peak memory {peak / 1e6:.0f} MB")  # fmt: skip
 
     if arguments.memory_videos:

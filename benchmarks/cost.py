@@ -9,7 +9,7 @@
 - head: the contrastive head's share of a training step (forward, backward, optimizer) and its similarity's share of a
   forward pass: the same model with and without it takes turns; the median of the differences.
 - reading: processor seconds that making a training batch takes, from the encoded videos of the configuration's data set
-  to tensors. Steps a second, times this, is the number of cores that a training keeps busy. Only with `--config`.
+  to tensors. Steps per second, times this, is the number of cores that a training keeps busy. Only with `--config`.
 
 Without `--config`: the default CVLSConfig, ResNet-50 and RoBERTa-base, on one clip of 8 frames of 320 x 576. With it:
 the model, clips and batch of a training configuration, over which flags lie as in `cvls train`, such as

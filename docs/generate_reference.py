@@ -70,9 +70,10 @@ def default_and_text(action: Any) -> tuple[str, str]:
     said = re.search(r"[;,]?\s*\(?default: (.*?)\)?\.?$", text)
     if said:
         return said.group(1), text[: said.start()]
-    if action.required or (not action.option_strings and action.nargs not in ("?", "*")):
+    required = action.required if action.option_strings else action.nargs not in ("?", "*")
+    if required:
         return "required", text
-    if action.default is None or action.default == "==SUPPRESS==":
+    if action.default in (None, [], "==SUPPRESS=="):
         return "", text
     if "--num-proc" in action.option_strings:
         return "one per core", text

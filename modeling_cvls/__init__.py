@@ -1,4 +1,4 @@
-"""CVLS: contrastive video-language segmentation as a citizen of the Hugging Face libraries.
+"""CVLS: contrastive video-language segmentation, built on the Hugging Face libraries.
 
 Importing the package registers its classes: `AutoConfig`, `AutoModel`, `AutoProcessor` and
 `pipeline("video-language-segmentation")` then know `model_type` "cvls", and checkpoints are saved with their code.

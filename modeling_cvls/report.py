@@ -1,20 +1,24 @@
 """Pictures and model card of a trained segmenter."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import TrainerState
 
 from .data import read_masks, video_of
+from .data.loading import load_rows
 from .frame_reader_cvls import FrameReader
 from .launch import load_pipeline
 from .model_card import make_card
 from .pipeline_cvls import CVLSPipeline
 from .visualization import contact_sheet, overlay, training_curves, write_video
 
+#: What `cvls eval` writes beside the results, and the argument that it was given by.
+SETTINGS = {"protocol": "--protocol", "presence_threshold": "--presence-threshold"}
 REPEATS = 3  # short clips are shown so many times, so that an eye can follow
 
 
@@ -43,16 +47,20 @@ def write_report(
     segmenter = load_pipeline(model, "--model")
     state = TrainerState.load_from_json(str(model / "trainer_state.json"))
     training_curves(state.log_history, output / "training_curves.png")
-    rows = load_dataset(dataset, split=split)
+    rows = load_rows(dataset, "--dataset", split)
     draw_clips(segmenter, rows, output, clips)
+    measured = json.loads(metrics.read_text(encoding="utf-8"))
+    settings = [part for name in SETTINGS if name in measured for part in (SETTINGS[name], str(measured[name]))]
     card = make_card(
         segmenter.model,
         name=str(model),
-        results=json.loads(metrics.read_text()),
+        results=measured,
         dataset=dataset,
         split=split,
         state=state,
-        evaluation_command=f"cvls eval --model {model} --dataset {dataset} --split {split}",
+        evaluation_command=shlex.join(
+            ["cvls", "eval", "--model", str(model), "--dataset", dataset, "--split", split, *settings]
+        ),
         dataset_name=dataset_name,
         synthetic_size=f"{rows[0]['height']} x {rows[0]['width']}" if synthetic else None,
     )

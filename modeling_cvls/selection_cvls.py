@@ -105,7 +105,9 @@ def _frames_at_times(reader: FrameReader, start: float | None, end: float | None
             moments = np.arange(times[0], end - ROUNDING, 1 / fps)
             frames = frames[np.unique(np.searchsorted(times, moments + rounding, side="right") - 1)]
     if not frames.size:
-        raise ValueError(f"no frame lies between {start} and {end} seconds; the video has {reader.fps:g} a second")
+        raise ValueError(
+            f"no frame lies between {start} and {end} seconds; the video has {reader.fps:g} frames per second"
+        )
     return frames
 
 

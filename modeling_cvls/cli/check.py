@@ -30,13 +30,12 @@ def main(arguments: list[str] | None = None, prog: str = "cvls check") -> None:
     parser.add_argument("--again", action="store_true", help="check also what was checked before")
     args = parser.parse_args(arguments)
     require("data", "datasets")
-    from datasets import load_dataset
-
     from ..data.checking import find_faults
+    from ..data.loading import load_rows
     from ..launch import load_processor
 
     tokenizer = load_processor(args.model, "--model").tokenizer if args.model else None
-    splits = load_dataset(args.dataset)
+    splits = load_rows(args.dataset, "DATASET")
     unknown = [split for split in args.split or [] if split not in splits]
     if unknown:
         raise ValueError(f"--split {unknown[0]}: {args.dataset} has the splits {', '.join(splits)}")

@@ -61,8 +61,7 @@ def make_parser(prog: str) -> ArgumentParser:
 def main(arguments: list[str] | None = None, prog: str = "cvls eval") -> None:
     """Runs the command."""
     require("train", "datasets", "evaluate", "scipy")
-    from datasets import load_dataset
-
+    from ..data.loading import load_rows
     from ..evaluation import PROTOCOLS, evaluate_segmenter, results_table
 
     args = make_parser(prog).parse_args(arguments)
@@ -73,7 +72,7 @@ def main(arguments: list[str] | None = None, prog: str = "cvls eval") -> None:
     state = process_state()
     model = load_model(args.model, "--model").to(state.device)
     processor = load_processor(args.model, "--model", model)
-    dataset = load_dataset(args.dataset, split=split)
+    dataset = load_rows(args.dataset, "--dataset", split)
     results = evaluate_segmenter(
         model,
         processor,

@@ -26,12 +26,11 @@ def main(arguments: list[str] | None = None, prog: str = "cvls show") -> None:
     parser.add_argument("--output", type=Path, default=Path("review.html"), help="the page (default: review.html)")
     args = parser.parse_args(arguments)
     require("data", "datasets")
-    from datasets import load_dataset
-
     from ..data import check_dataset
+    from ..data.loading import load_rows
     from ..data.review import review_page
 
-    splits = load_dataset(args.dataset)
+    splits = load_rows(args.dataset, "DATASET")
     split = args.split or next(iter(splits))
     if split not in splits:
         raise ValueError(f"--split {split}: {args.dataset} has the splits {', '.join(splits)}")

@@ -135,7 +135,7 @@ class Catalog:
     def all_nouns(self) -> tuple[str, ...]:
         return tuple(sorted({noun for source in self.sources for noun in self.background_nouns(source)}))
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019 (one or two catalogs a process)
+    @functools.lru_cache(maxsize=8)  # noqa: B019 (one or two catalogs per process)
     def shown(self, split: str) -> tuple[str, ...]:
         """The sources of which a split may show something."""
         spans = {name: source.part(split, self.divide) for name, source in self.sources.items()}

@@ -7,7 +7,7 @@ RAW holds
     Release/videoset.csv                   id, label, start, end, height, width, frames, annotated, subset; no header
     Release/clips320H/<id>.mp4             (CLIPS320 in some copies)
     text_annotations/a2d_annotation.txt    csv with header: video_id, instance_id, query (and kind, in synthetic sets)
-    text_annotations/a2d_missed_videos.txt videos to leave out, one a line (may be absent)
+    text_annotations/a2d_missed_videos.txt videos to leave out, one per line (may be absent)
     text_annotations/a2d_annotation_with_instances/<id>/<frame:05d>.h5
                                            frames count from 1; `instance` (N,) ids, `reMask` (N, W, H), (W, H) if N = 1
 

@@ -16,6 +16,9 @@ from .card import Description
 from .problems import Problems
 from .writing import Convert, write_dataset
 
+#: The splits that one's own annotations may become; all of them become one, which --split names.
+OWN_SPLITS = ("train", "validation", "test")
+
 
 class Conversion(NamedTuple):
     """What a source is converted by; see `write_dataset`."""
@@ -33,13 +36,16 @@ def conversion_parser(source: ModuleType, prog: str | None = None) -> ArgumentPa
         prog: the command, as the help calls it.
     """
     parser = ArgumentParser(prog=prog, description=source.__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True, help="folder of the raw download")
+    own = source.SPLITS is OWN_SPLITS
+    folder = "folder of your frames and annotations" if own else "folder of the download"
+    which = "the split that it becomes" if own else "splits to convert"
+    default = "train" if own else "all that have videos"
+    parser.add_argument("--source", type=Path, required=True, help=folder)
     parser.add_argument("--output", type=Path, required=True,
                         help="folder to write. A run that was killed is started again by the same command and goes on "
                         "where it was")  # fmt: skip
     parser.add_argument("--split", nargs="+", choices=source.SPLITS, metavar="SPLIT",
-                        help=f"splits to convert, of {', '.join(source.SPLITS)} (default: all that have "
-                        "videos)")  # fmt: skip
+                        help=f"{which}, of {', '.join(source.SPLITS)} (default: {default})")  # fmt: skip
     parser.add_argument("--num-proc", type=PositiveInt, default=os.cpu_count(),
                         help="processes that read videos at the same time (default: one per core)")  # fmt: skip
     parser.add_argument("--skip-invalid", action="store_true",

@@ -88,8 +88,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     own.add_file_arguments(parser, "annotations.xml", "images", "object,sentence")
     parser.add_argument("--video", type=Path, help="the file of the video (default: by its name, in the source)")
     parser.add_argument("--objects", choices=["tracks", "labels"],
-                        help="what stays one object, and is named in the file of sentences: a track by its id, or all "
-                        "that has the same label (default: tracks)")  # fmt: skip
+                        help="what is one object, and is named in the file of sentences: each track, by its id; or all "
+                        "tracks with the same label, by that label (default: tracks)")  # fmt: skip
 
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:

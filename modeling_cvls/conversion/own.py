@@ -13,15 +13,14 @@ from jsonargparse import ArgumentParser
 from ..frame_reader_cvls import FrameReader
 from ..names import repeated
 from ..rle_cvls import encode_masks
-from .arguments import Conversion
+from .arguments import OWN_SPLITS, Conversion
 from .card import Description
 from .files import read_csv, read_frame_files, show
 from .problems import Problem, Problems
 from .rows import frames_row, sentence_cell, video_row
 from .writing import Convert
 
-#: One's own data are of one split; --split names it.
-SPLITS = ("train", "validation", "test")
+SPLITS = OWN_SPLITS
 
 #: (height, width) -> bool (height, width); a `functools.partial` of a function in shapes.py.
 Shape = Callable[[int, int], np.ndarray]

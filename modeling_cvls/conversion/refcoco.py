@@ -82,7 +82,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=list(SPLIT_BY), default="refcoco", help="which of the three")
     parser.add_argument("--split-by", choices=["unc", "umd", "google"],
                         help="whose splits (default: unc; umd for refcocog)")  # fmt: skip
-    parser.add_argument("--images", type=Path, help="folder of COCO's pictures (default: as above)")
+    parser.add_argument(
+        "--images", type=Path, help=f"folder of COCO's pictures (default: {IMAGE_FOLDERS[0].as_posix()} in the source)"
+    )
 
 
 def prepare(arguments: Namespace, problems: Problems) -> Conversion:

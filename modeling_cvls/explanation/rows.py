@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 
 from ..data import check_dataset, read_frames, read_masks
+from ..data.loading import load_rows
 from .clips import Clip
 
 
@@ -67,7 +68,7 @@ def clip_of_dataset(name: str, split: str, video_id: str | None, frame: int | No
     Raises:
         ValueError: there is no such split or video, or the data set is none of video sentences.
     """
-    dataset = load_dataset(name, split=split)
+    dataset = load_rows(name, "--dataset", split)
     check_dataset(dataset, f"{name}, split {split}")
     if video_id is None:
         index = first_of_look_alikes(dataset)

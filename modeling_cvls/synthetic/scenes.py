@@ -39,7 +39,7 @@ MIN_VISIBLE_LOOK_ALIKES = 0.3
 RADIUS = {"small": (6.0, 7.0), "large": (10.0, 11.0)}
 SPEED = (2.0, 3.0)
 CIRCLING_RADIUS = (5.0, 6.0)
-CIRCLING_TURN = (50.0, 80.0)  # degrees a frame
+CIRCLING_TURN = (50.0, 80.0)  # degrees per frame
 MAX_DRIFT = 1.0  # a frame, less than half of the slowest object's speed
 REFERENCE_SIZE = 64
 # How far the outermost object must lie beyond another one, in every frame, to be "on the left" and the like.

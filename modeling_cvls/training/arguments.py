@@ -131,8 +131,8 @@ class CVLSTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = _option(False, "Not used: the collator reads the columns of the rows by itself.")
     resume_from_checkpoint: bool | str | None = _option(
         None,
-        "Go on from this checkpoint folder. `true` means the newest whole one in `output_dir`; where there is none, it "
-        "is a start.",
+        "Go on from this checkpoint folder. `true` means the newest whole one in `output_dir`; if there is "
+        "none, the training starts from the beginning.",
     )
 
     overwrite_output_dir: bool = _option(
@@ -171,7 +171,7 @@ class CVLSTrainingArguments(TrainingArguments):
         "merged ones, and the folder `adapter` beside them holds the adapter alone.",
     )
     lora_alpha: float | None = _option(
-        None, "What the matrices learned counts `lora_alpha / lora_rank` times; null for twice the rank."
+        None, "The output of the matrices is multiplied by `lora_alpha / lora_rank`; null for twice the rank."
     )
     lora_target_modules: str | None = _option(
         None,

@@ -2,9 +2,10 @@
 
 from functools import partial
 
-from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, interleave_datasets, load_dataset
+from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, interleave_datasets
 
 from ..data import ClipAugmentation, ClipCollator, ClipSampler, FrameSampling, check_dataset, check_rows
+from ..data.loading import load_rows
 from ..modeling_cvls import CVLSModel
 from ..processing_cvls import CVLSProcessor
 from .arguments import CVLSTrainingArguments, DataArguments
@@ -15,7 +16,7 @@ def load_train_set(data_args: DataArguments, seed: int) -> Dataset | IterableDat
     every row is there once."""
     parts = []
     for name in data_args.datasets:
-        part = load_dataset(name, split=data_args.train_split, streaming=data_args.streaming)
+        part = load_rows(name, "`data.dataset`", data_args.train_split, data_args.streaming)
         check_dataset(part, name)
         if data_args.check and not data_args.streaming:
             check_rows(part, f"{name}[{data_args.train_split}]", allow_urls=data_args.allow_urls)
@@ -58,7 +59,8 @@ def load_eval_set(data_args: DataArguments) -> Dataset | None:
     """The rows to evaluate on while training, of all data sets together; None where no split is named."""
     if not data_args.eval_split:
         return None
-    eval_set = concatenate_datasets([load_dataset(name, split=data_args.eval_split) for name in data_args.datasets])
+    parts = [load_rows(name, "`data.dataset`", data_args.eval_split) for name in data_args.datasets]
+    eval_set = concatenate_datasets(parts)
     if data_args.eval_videos:
         eval_set = eval_set.select(range(min(data_args.eval_videos, len(eval_set))))
     return eval_set

@@ -67,11 +67,11 @@ def _shown(value: object) -> str:
 
 
 def _check_file(path: str) -> None:
-    """Raises a `ValueError` that names the file where it does not hold sections."""
+    """Raises a `ValueError` that names the file where there is none, or where it does not hold sections."""
     try:
         content = _load(Path(path).read_text(encoding="utf-8"))
-    except OSError:
-        return  # the parser says what it looks for
+    except FileNotFoundError as error:
+        raise ValueError(f"the YAML file does not exist: {path!r}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: not YAML that can be read: {_shown(' '.join(str(error).split()))}") from error
     if not isinstance(content, dict):
@@ -168,7 +168,9 @@ def parse_training(
     """The sections of the YAML file that stands first in `arguments`, with the flags laid over them.
 
     Raises:
-        ValueError: naming a key that does not exist, or one whose value cannot be, and the file that has it.
+        OSError: the file cannot be read.
+        ValueError: naming a file that does not exist; or a key that does not exist, or one whose value cannot be, and
+            the file that has it.
     """
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--config", *arguments]

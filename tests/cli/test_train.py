@@ -76,7 +76,7 @@ def test_resume_takes_a_flag_or_a_folder(tmp_path):
 def test_a_file_is_needed():
     with pytest.raises(ValueError, match="the first argument must be a YAML file, as in: cvls train configs/demo.yaml"):
         parse_training(["--training.max_steps", "3"])
-    with pytest.raises(ValueError, match="does not exist: '.*none.yaml'"):
+    with pytest.raises(ValueError, match="^the YAML file does not exist: '.*none.yaml'"):
         parse_training(["none.yaml"])
 
 

@@ -48,7 +48,7 @@ def flat(tmp_path_factory) -> tuple[Path, dict]:
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory) -> tuple[Path, dict]:
-    """Synthetic scenes with several objects a video, each with a name of its own."""
+    """Synthetic scenes with several objects per video, each with a name of its own."""
     root = tmp_path_factory.mktemp("several") / "raw"
     write_refer_youtube_vos(root, {"train": 5}, seed=1, num_frames=12)
     names = {f"train_{number:06d}": {str(obj): f"thing{number}{obj}" for obj in range(1, 10)} for number in range(5)}

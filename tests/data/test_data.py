@@ -22,6 +22,7 @@ from modeling_cvls.data import (
     read_frames,
     read_masks,
 )
+from modeling_cvls.data.loading import load_rows
 from modeling_cvls.processing_cvls import CVLSProcessor
 from modeling_cvls.video_processing_cvls import CVLSVideoProcessor
 
@@ -42,6 +43,17 @@ def test_check_dataset():
     streamed = IterableDataset.from_generator(rows)
     with pytest.raises(ValueError, match="lacks the columns video_id, .*it has text"):
         check_dataset(streamed, "toy")
+
+
+def test_a_data_set_or_split_that_is_not_there_names_its_argument(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"--dataset no_such_data: there is no such folder, .* on the Hub"):
+        load_rows("no_such_data", "--dataset")
+    row, _ = make_row()
+    Dataset.from_list([row], features=FEATURES).to_parquet(tmp_path / "train.parquet")
+    assert load_rows(str(tmp_path), "--dataset", "train")["video_id"][:] == [row["video_id"]]
+    with pytest.raises(ValueError, match=rf"--dataset {tmp_path}: .*test.*train"):
+        load_rows(str(tmp_path), "--dataset", "test")
 
 
 # Reading

@@ -12,7 +12,7 @@ _DESCRIPTION = """\
 Video-language segmentation, evaluated on pairs of a sentence and an annotated frame: precision@X, mean and overall IoU
 and mAP as usual for A2D Sentences and J-HMDB Sentences; referent accuracy, which asks whether the prediction lies on
 the object meant rather than on another one of the frame; and the accuracy on sentences without a referent. Everything
-is computed from run-length encodings: no mask is rasterised. Each pair is measured when it is added, and a few numbers
+is computed from run-length encodings: no mask is rasterized. Each pair is measured when it is added, and a few numbers
 are kept of it.
 """
 
