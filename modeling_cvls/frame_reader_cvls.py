@@ -17,6 +17,7 @@ from PIL import Image
 
 from .images_cvls import IMAGE_SUFFIXES, decode_image, frame_files, to_rgb
 from .video_decoder_cvls import EncodedVideo
+from .video_index_cvls import named_gaps
 
 TIMEOUT = 30  # seconds without an answer from a server
 
@@ -53,6 +54,9 @@ class FrameReader:
         missing_frames: the numbers of the frames that were found to be missing so far, sorted. Those that the header
             promises beyond the end of the file are numbered from `len(reader)` on.
         partial_frames: the numbers of the frames that were found to be damaged so far, but are given, sorted.
+        gaps: (time in seconds, number of frames) for each place at which MPEG-TS says that something was lost on its
+            way. These frames have no numbers; how many they are is counted at the usual rate of the video. The
+            frames after them, up to the next key frame, may be damaged.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -165,13 +169,17 @@ class FrameReader:
     def partial_frames(self) -> list[int]:
         return sorted(self._frames.partial) if isinstance(self._frames, EncodedVideo) else []
 
+    @property
+    def gaps(self) -> list[tuple[float, int]]:
+        return self._frames.index.gaps if isinstance(self._frames, EncodedVideo) else []
+
     def is_missing(self, frame: int) -> bool:
         """Whether a frame was found to be missing."""
         return frame in (self._frames.missing if isinstance(self._frames, EncodedVideo) else self._broken_images)
 
     @property
     def damage(self) -> str | None:
-        """A sentence that names the frames that were found to be missing or partial; None where there is none."""
+        """A sentence that names the frames that were found to be missing, lost or partial; None where there is none."""
         parts = []
         missing = self.missing_frames
         if missing:
@@ -179,6 +187,8 @@ class FrameReader:
         if self.partial_frames:
             spans = _spans(self.partial_frames)
             parts.append(f"{len(self.partial_frames)} are decoded only in part ({spans})")
+        if self.gaps:
+            parts.append(named_gaps(self.gaps))
         return f"{self._name} is damaged or was cut off: {'; '.join(parts)}" if parts else None
 
     def __len__(self) -> int:

@@ -120,8 +120,8 @@ class CVLSPipeline(ChunkPipeline):
             One dict per sentence: "sentence"; "score", the largest presence probability of the frames returned;
             "masks", bool array (T, H, W) at the video's own size, or a list of T RLEs; "frame_indices", list of the T
             frames; "frame_scores", list of T floats: presence probability times the mean probability inside the mask, 0
-            for an empty mask; "missing_frames", list of the frames that could not be decoded and are left out. For
-            several videos a list of such lists.
+            for an empty mask; "missing_frames", list of the frames that could not be decoded and are left out;
+            "gaps", as of [`FrameReader`]. For several videos a list of such lists.
 
         Raises:
             OSError, TypeError, ValueError: as `FrameReader`, for the video; ValueError for a sentence that is empty or
@@ -139,7 +139,8 @@ class CVLSPipeline(ChunkPipeline):
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
         request = self._check(video, sentences, batch_size, video_fps, {**kwargs, "return_frames": False})
         found = self.postprocess(self._results(request), sentences, request.selection.order)
-        return [{**result, "missing_frames": request.reader.missing_frames} for result in found]
+        damage = {"missing_frames": request.reader.missing_frames, "gaps": request.reader.gaps}
+        return [result | damage for result in found]
 
     def stream(
         self,

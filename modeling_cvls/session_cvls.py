@@ -75,6 +75,7 @@ class CVLSVideoSession:
         self._steps: Iterator[None] | None = None
         self._closed = False
         self._missing: list[int] = []  # of a saved session
+        self._gaps: list[tuple[float, int]] = []  # the same
         self._model = None
         if model is not None:
             self.bind(model)
@@ -135,6 +136,11 @@ class CVLSVideoSession:
         return self._missing if self.reader is None else self.reader.missing_frames
 
     @property
+    def gaps(self) -> list[tuple[float, int]]:
+        """As of [`FrameReader`]."""
+        return self._gaps if self.reader is None else self.reader.gaps
+
+    @property
     def num_bytes_in_memory(self) -> int:
         """Bytes of the features that are kept in memory; the others are on disk."""
         return self.store.num_bytes_in_memory
@@ -174,7 +180,8 @@ class CVLSVideoSession:
         order = self.selection.order if order is None else list(order)
         results = self.stream(sentences, **{**kwargs, "return_frames": False})
         found = sentence_results(results, sentences, order)
-        return [{**result, "missing_frames": self.missing_frames} for result in found]
+        damage = {"missing_frames": self.missing_frames, "gaps": self.gaps}
+        return [result | damage for result in found]
 
     def stream(
         self,
@@ -355,6 +362,7 @@ class CVLSVideoSession:
                 "size": self.sizes.own,
                 "frames": self.selection.frames.tolist(),
                 "missing_frames": self.missing_frames,
+                "gaps": self.gaps,
                 "times": None if self.selection.times is None else self.selection.times.tolist(),
             }
             (partial / INDEX).write_text(json.dumps(index) + "\n", encoding="utf-8")
@@ -377,7 +385,7 @@ class CVLSVideoSession:
             checkpoint, frames, times = index["checkpoint"], np.array(index["frames"]), index["times"]
             sizes = FrameSizes(tuple(index["processed_size"]), tuple(index["size"]))
             window, overlap, version = index["window"], index["overlap"], index["format"]
-            missing = index["missing_frames"]
+            missing, gaps = index["missing_frames"], [tuple(gap) for gap in index.get("gaps", [])]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path / INDEX} is damaged: it is not what session.save wrote") from error
         if version != FORMAT:
@@ -392,7 +400,7 @@ class CVLSVideoSession:
         times = None if times is None else np.array(times)
         selection = FrameSelection(frames, np.arange(len(frames)), frames.tolist(), times)
         session = cls(processor, selection, None, window, overlap, cache, model)
-        session._sizes, session._missing = sizes, missing
+        session._sizes, session._missing, session._gaps = sizes, missing, gaps
         session.store = FeatureStore.load(path, len(session._windows), cache, model.device)
         return session
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .video_index_cvls import VideoIndex, index_video
+from .video_index_cvls import VideoIndex, index_video, named_gaps
 from .video_packets_cvls import decode_packets, import_av, numbered_packets, open_container
 
 FEW = 16  # packets; so many are rather decoded in vain than jumped over
@@ -32,7 +32,7 @@ class EncodedVideo:
 
     Raises:
         MemoryError: its frames need more memory than there is.
-        ValueError: it cannot be decoded, or frames are missing at its end and `on_damage` is "error".
+        ValueError: it cannot be decoded, or frames are missing in it or at its end and `on_damage` is "error".
     """
 
     def __init__(self, source: str | bytes, name: str, on_damage: Literal["error", "keep"]):
@@ -57,6 +57,8 @@ class EncodedVideo:
                 f"{name} is damaged or was cut off: it holds {there} of the {there + missing} frames that its header "
                 "promises"
             )
+        if self.index.gaps and on_damage == "error":
+            raise ValueError(f"{name} is damaged: {named_gaps(self.index.gaps)}")
 
     def read(self, indices: list[int]) -> np.ndarray:
         """uint8 (len(indices), H, W, 3), RGB, of frames in any order.

@@ -14,6 +14,7 @@ from .mp4_tables_cvls import check_mp4_tables
 from .video_packets_cvls import Packets, decode_packets, numbered_packets, open_container, read_packets
 
 MOST_MISSING = 10_000_000  # frames; a header that promises more is wrong and is not believed
+MOST_NAMED = 5  # places in a message
 REORDERED = 8  # so many frames at most are stored before one that is shown earlier, with usual encoders
 TINY = 24  # bytes; a smaller packet of MPEG-4 may say "no new frame" instead of holding one
 
@@ -42,6 +43,8 @@ class VideoIndex:
             reversed, and whether its columns are.
         sample_aspect_ratio: the width of a shown pixel divided by its height.
         num_missing: how many frames are missing at the end, by what the header promises.
+        gaps: (time in seconds, number of frames) for each place at which something of the video was lost on its
+            way. No frame of the index stands for them; the number is what fits into the gap at the usual rate.
         is_plain: whether the file is an mp4 or mov in which every packet is shown, upright and with all lines, and no
             packet before a key packet is needed after it.
     """
@@ -63,6 +66,7 @@ class VideoIndex:
     orientation: tuple[bool, bool, bool]
     sample_aspect_ratio: Fraction
     num_missing: int
+    gaps: list[tuple[float, int]]
     is_plain: bool
 
     def __len__(self) -> int:
@@ -115,6 +119,7 @@ def index_video(source: str | bytes) -> VideoIndex:
         orientation=orientation,
         sample_aspect_ratio=_aspect_as_shown(packets.aspect, orientation),
         num_missing=_num_missing(packets, start, times, end, fps),
+        gaps=_gaps(packets, order, times),
         is_plain=(
             packets.num_promised == len(packets) == len(order)
             and not (_may_have_fields(packets) or any(orientation))
@@ -266,4 +271,31 @@ def _num_missing(packets: Packets, start: float, times: np.ndarray, end: float, 
     return max(missing if missing < MOST_MISSING else 0, int(packets.is_cut))
 
 
-__all__ = ["VideoIndex", "index_video", "orientation_of", "turned"]
+def _gaps(packets: Packets, order: np.ndarray, times: np.ndarray) -> list[tuple[float, int]]:
+    """Where something was lost, and how many frames (see `VideoIndex.gaps`).
+
+    Neither a long step nor a mark alone is a sign of it: videos of a variable rate have long steps, and recordings that
+    were joined have marks.
+    """
+    marked, gaps = (
+        np.flatnonzero(packets.is_marked[:-1]),
+        [],
+    )  # a mark of the last packet says that the file was cut off
+    if not len(marked) or len(times) < 2:
+        return gaps
+    steps = np.diff(times)
+    usual = np.median(steps)
+    for frame in np.flatnonzero(steps > 1.5 * usual):
+        if np.abs(order[frame : frame + 2, None] - marked).min() <= REORDERED:
+            gaps.append((round(float(times[frame] + usual), 6), round(steps[frame] / usual) - 1))
+    return gaps
+
+
+def named_gaps(gaps: list[tuple[float, int]]) -> str:
+    """Gaps of a video as a clause: "it lacks 8 frames at 1.12 s and 1 frame at 3.20 s"."""
+    parts = [f"{number} frame{'s' * (number > 1)} at {time:.2f} s" for time, number in gaps[:MOST_NAMED]]
+    parts += [f"more at {len(gaps) - MOST_NAMED} other moments"] if len(gaps) > MOST_NAMED else []
+    return f"it lacks {' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}"
+
+
+__all__ = ["VideoIndex", "index_video", "named_gaps", "orientation_of", "turned"]

@@ -18,7 +18,7 @@ import numpy as np
 #: The length of a stream of Matroska and WebM, as in 01:02:03.500000000.
 LENGTH = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 #: What is noted of each packet, and what stands for a value that is not known.
-NOTED, UNKNOWN = ("pts", "dts", "duration", "size", "is_keyframe", "is_discard"), -(2**63)
+NOTED, UNKNOWN = ("pts", "dts", "duration", "size", "is_keyframe", "is_discard", "is_corrupt"), -(2**63)
 TEXT_FORMATS = ("adf", "bin", "idf", "tty", "xbin")
 OLDEST_AV = (17, 1)  # the version of PyAV that is needed
 VP8_IS_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, section 9.1)
@@ -45,6 +45,8 @@ class Packets:
         durations: int array (N,), 0 where it is not known.
         sizes: int array (N,), in bytes.
         is_key, is_shown: bool arrays (N,).
+        is_marked: bool array (N,), whether something is lost in the packet or behind it. MPEG-TS says that: it counts
+            the parts that it is sent in.
         first: the number of the packet that holds the first frame that can be decoded.
         frame: that frame, as PyAV gives it.
     """
@@ -67,6 +69,7 @@ class Packets:
     sizes: np.ndarray
     is_key: np.ndarray
     is_shown: np.ndarray
+    is_marked: np.ndarray
     first: int
     frame: Any
 
@@ -210,7 +213,7 @@ class _Notes:
             self.is_cut = True
 
     def columns(self) -> np.ndarray:
-        """int64 (6, N): what `NOTED` names, of all packets that passed."""
+        """int64 (7, N): what `NOTED` names, of all packets that passed."""
         return np.array(self._values).reshape(-1, len(NOTED)).T.copy()
 
 
@@ -238,12 +241,16 @@ def read_packets(source: str | bytes) -> Packets:
         first, frame = next(decode_packets(packets, codec, failed=[]), (None, None))
         for _ in packets:  # those that come behind the first frame
             pass
-        pts, dts, durations, sizes, is_key, is_discarded = notes.columns()
+        pts, dts, durations, sizes, is_key, is_discarded, is_marked = notes.columns()
         if not len(sizes):
             raise ValueError("holds no frames")
         if frame is None:
             raise ValueError("has no frame that can be decoded")
-        is_shown = (is_discarded == 0) & (sizes > 0)
+        is_shown, is_key = (is_discarded == 0) & (sizes > 0), is_key > 0
+        if is_marked.any():
+            rests = np.flatnonzero(pts == UNKNOWN)  # of frames whose beginning, with its time stamp, was lost
+            is_shown[rests] = is_key[rests] = False
+            pts[rests] += 1 + np.arange(len(rests))  # no time stamp twice, so that they tell packets apart
         is_shown[notes.hidden] = False
         return Packets(
             stream=stream.index,
@@ -262,8 +269,9 @@ def read_packets(source: str | bytes) -> Packets:
             dts=_stamps(dts),
             durations=np.maximum(durations, 0),
             sizes=sizes,
-            is_key=is_key > 0,
+            is_key=is_key,
             is_shown=is_shown,
+            is_marked=is_marked > 0,
             first=first,
             frame=frame,
         )

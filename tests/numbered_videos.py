@@ -118,3 +118,12 @@ def cut(source, target, start):
                 packet.dts, packet.pts, packet.stream = packet.dts - offset, packet.pts - offset, copy
                 output.mux(packet)
     return target
+
+
+def without_parts(content, start, number):
+    """MPEG-TS without some of the parts of 188 bytes that its video is sent in: `number` of them, from the given share
+    of the video on."""
+    parts = [content[place : place + 188] for place in range(0, len(content), 188)]
+    video = [index for index, part in enumerate(parts) if (part[1] & 31) << 8 | part[2] == 256]
+    lost = video[round(start * len(video)) :][:number]
+    return b"".join(part for index, part in enumerate(parts) if index not in lost)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,8 @@ from PIL import Image
 
 from factories import ROOT, SHARED
 from modeling_cvls import FrameReader
-from numbered_videos import drawn_number, numbered_frame, write_numbered
+from modeling_cvls.video_index_cvls import named_gaps
+from numbered_videos import drawn_number, numbered_frame, without_parts, write_numbered
 
 PROGRAM = Path(__file__).parent / "programs/read_damaged.py"
 CONTAINERS = {"mp4": "libx264", "mkv": "libx264", "ts": "libx264", "avi": "mpeg4", "webm": "libvpx", "mov": "mjpeg",
@@ -96,6 +98,48 @@ def test_bytes_lost_in_the_middle(whole, tmp_path):
     assert drawn_number(strict.read([3])[0]) == 3
     with pytest.raises(ValueError, match="on_damage is 'error' or 'keep', not 'hide'"):
         FrameReader(whole, on_damage="hide")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+def test_frames_lost_on_the_way(tmp_path, codec):
+    """Parts dropped from MPEG-TS: the time stamps of the whole file say which frames are lost."""
+    options = {"g": "20", "bf": "2", "b": "4M", "x265-params": "log-level=none"}
+    path = write_numbered(tmp_path / "whole.ts", 60, codec, {"crf": "4"} | options if "x26" in codec else options)
+    content = path.read_bytes()
+    assert FrameReader(path).gaps == []
+    with av.open(str(path)) as video:
+        stamps = sorted(packet.pts for packet in video.demux(video=0) if packet.pts is not None)
+    random, losses = np.random.default_rng(0), 0
+    for number in (1, 2, 4, 7, 15, 17, 20):
+        (tmp_path / "lost.ts").write_bytes(without_parts(content, random.uniform(0.2, 0.7), number))
+        with av.open(str(tmp_path / "lost.ts")) as video:
+            left = {packet.pts for packet in video.demux(video=0)}
+        lost = [round((stamp - stamps[0]) / 3600) for stamp in stamps if stamp not in left]
+        reader = FrameReader(tmp_path / "lost.ts", on_damage="keep")
+        assert [round(25 * time) + step for time, count in reader.gaps for step in range(count)] == lost
+        losses += bool(lost)
+        there = [index for index in range(60) if index not in lost]
+        assert np.allclose(reader.times, np.array(there) / 25)
+        if lost:
+            assert re.search(rf"it lacks {reader.gaps[0][1]} frames? at {lost[0] / 25:.2f} s", reader.damage)
+            with pytest.raises(ValueError, match=r"lost\.ts is damaged: it lacks \d+ frames? at .* s"):
+                FrameReader(tmp_path / "lost.ts")
+    assert losses > 3
+
+
+def test_what_a_message_says_of_losses():
+    assert named_gaps([(1.12, 1)]) == "it lacks 1 frame at 1.12 s"
+    assert named_gaps([(1.12, 8), (3.2, 1)]) == "it lacks 8 frames at 1.12 s and 1 frame at 3.20 s"
+    assert named_gaps([(float(second), 2) for second in range(9)]).endswith("at 4.00 s and more at 4 other moments")
+
+
+@pytest.mark.parametrize("container", ["ts", "mkv", "mp4", "mov"])
+def test_a_variable_rate_is_no_loss(tmp_path, container):
+    """Screen recordings pause while nothing moves, and telephones leave frames out."""
+    times = np.cumsum([0.04] * 20 + [1.5] + [0.04] * 10 + [0.08] + [0.04] * 10 + [0.4] + [0.04] * 10)
+    reader = FrameReader(write_numbered(tmp_path / f"clip.{container}", len(times), times=times), on_damage="keep")
+    assert len(list(reader.frames(range(len(reader))))) == len(times)
+    assert reader.gaps == [] and reader.damage is None
 
 
 def test_a_stream_that_changes_its_size(tmp_path):

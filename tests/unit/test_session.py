@@ -11,6 +11,7 @@ import torch
 
 from factories import NOISE, SENTENCES, tiny_config
 from modeling_cvls import CVLSModel, CVLSPipeline, CVLSProcessor, FrameReader
+from numbered_videos import without_parts, write_numbered
 
 
 def check_same(results, expected, same=1.0):
@@ -334,6 +335,20 @@ def test_code_for_a_video_model_of_transformers(segmenter):
     assert len(first.mask_logits) == 1 and not seen
     with pytest.raises(ValueError, match=r"give a video: .* `pipeline\(...\).live\(sentences\)`"):
         processor.init_video_session(inference_device="cpu", dtype=torch.bfloat16)
+
+
+def test_frames_lost_on_the_way_are_named_and_a_saved_session_knows_them(segmenter, tmp_path):
+    content = write_numbered(tmp_path / "clip.ts", 12).read_bytes()
+    (tmp_path / "clip.ts").write_bytes(without_parts(content, 0.5, 3))
+    with pytest.warns(UserWarning, match=r"clip\.ts is damaged .*: .*it lacks \d frames? at 0\.\d\d s"):
+        (expected,) = segmenter(tmp_path / "clip.ts", "the red circle")
+    gaps = FrameReader(tmp_path / "clip.ts", on_damage="keep").gaps
+    assert gaps and expected["gaps"] == gaps
+    session = segmenter.open(tmp_path / "clip.ts", dtype=None)
+    with pytest.warns(UserWarning, match="it lacks"):
+        assert session.ask("the red circle")[0]["gaps"] == gaps
+    session.save(tmp_path / "clip.features")
+    assert segmenter.open(tmp_path / "clip.features").ask("the red circle")[0]["gaps"] == gaps
 
 
 def test_missing_frames_have_no_results_and_a_saved_session_knows_them(segmenter, tmp_path):
