@@ -36,7 +36,7 @@ TWO := ACCELERATE_USE_CPU=true OMP_NUM_THREADS=$$((($$(nproc) + 1) / 2)) $(BIN)/
 demo: $(VENV)/.ready
 	rm -rf $(DEMO)
 	@echo "==> 1/6 writing synthetic video sentences in the layout of A2D Sentences: about a minute"
-	$(BIN)/cvls synthesize --output $(DEMO)/raw --train 4000 --validation 60 --test 300 --heldout 200
+	$(BIN)/cvls synthesize --output $(DEMO)/raw --train 3000 --validation 60 --test 300 --heldout 200
 	@echo "==> 2/6 converting them to a data set that load_dataset loads: about a minute"
 	$(BIN)/cvls convert a2d_sentences --source $(DEMO)/raw --output $(DEMO)/dataset
 	@echo "==> 3/6 training a small segmenter on them: three to eight minutes"

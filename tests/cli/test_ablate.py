@@ -55,6 +55,7 @@ def test_tables_hold_means_deviations_and_paired_differences(tmp_path):
     assert by_name["b − a"]["appearance"] == "7.0 ± 4.2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"contrast_weight": 0}, {"channel_filter": False, "hard_instances": False}])
 def test_runs_of_a_seed_see_the_same_clips_in_the_same_order(tmp_path, changes):
     """What a variant draws besides must not change the order of the data, nor the clips."""

@@ -57,6 +57,7 @@ def test_operations_of_the_contrastive_head():
     assert flops - without in (2 * multiply_adds, 2 * (multiply_adds + sentences * tokens * size))
 
 
+@pytest.mark.slow
 def test_operations_of_a_training_step():
     """Each product of the forward pass has two in the backward pass, but for the few whose inputs learn nothing."""
     setting = Setting(tiny_config(contrast_weight=0), 2, 64, 96)

@@ -39,6 +39,7 @@ def test_every_row_is_measured(config_file, tmp_path, capsys):
     assert rows["peak memory of a training step, 1 clips, with checkpointing"]["note"] == "counted on CUDA only"
 
 
+@pytest.mark.slow
 def test_what_the_time_is_too_short_for_is_left_out(config_file, capsys):
     main(["--config", config_file, "--device", "cpu", "--seconds", "0", "--sentences", "1", "--batches", "1"])
     output = capsys.readouterr().out

@@ -87,6 +87,7 @@ def test_killed_submissions_and_two_at_once(segmenter, square_rows, tmp_path):
     assert "another evaluation is writing to" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["out.mp4", f"out_masks/{NAME}.mp4", f"out_cutouts/{NAME}/00001.png"])
 def test_a_video_is_done_when_all_of_its_files_are_there(segmenter, tmp_path, lost):
     write_video(tmp_path / "in.mp4", NOISE[:3], 4)

@@ -160,6 +160,7 @@ def test_two_processes_share_out_a_folder_of_folders(segment, checkpoint, tmp_pa
     assert all(path.read_bytes() == two[name].read_bytes() for name, path in one.items())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_video(checkpoint):
     """The script that measures it, with small numbers."""
     options = ["--model", checkpoint, "--frames", 40, 400, "--size", 64, 64]

@@ -66,6 +66,7 @@ def object_masks(row, names):
     return np.stack([masks[:, row["instance_ids"].index(name)] for name in names])
 
 
+@pytest.mark.slow
 def test_coco(segment, clip, expected, tmp_path):
     masks, _ = expected
     code, printed, error = segment(clip, tmp_path / "out.json", "--format", "coco")

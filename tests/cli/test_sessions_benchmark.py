@@ -8,6 +8,7 @@ from modeling_cvls import CVLSConfig
 from sessions import LONG_VIDEO_LIMIT, SECOND_SENTENCE_LIMIT, flops_of_video, main, measure_flops
 
 
+@pytest.mark.slow
 def test_operations_of_a_video_of_one_window_are_those_of_a_clip():
     costs = flops_of_video(tiny_config(), 4, 64, 96)
     counts = flops_of(Setting(tiny_config(), 1, 64, 96), [1])
@@ -15,6 +16,7 @@ def test_operations_of_a_video_of_one_window_are_those_of_a_clip():
     assert costs.encoding + costs.sentence == counts[CVLS, 1]["Global"]
 
 
+@pytest.mark.slow
 def test_operations_of_a_long_video():
     """Each further window of 4, which shares 1 frame, adds the vision of 3 frames, and a window's own part."""
     one, two, three = (flops_of_video(tiny_config(), frames, 64, 96) for frames in (4, 7, 10))

@@ -162,6 +162,7 @@ def test_rows_and_every_mask(tree, tmp_path):
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.slow
 def test_kind_column_other_folder_two_processes_and_chosen_split(tmp_path):
     tree = write_tree(tmp_path / "raw", kind=True, clips="CLIPS320")
     splits = convert(tree, tmp_path / "out", "--num-proc", "2", "--split", "train", "heldout")
@@ -397,6 +398,7 @@ def test_real_annotations():
     assert (sentences[1].instance, sentences[1].text) == (0, "player in blue shirt passing a basketball on left")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_ANNOTATIONS.exists(), reason=f"{REAL_ANNOTATIONS} is not there")
 def test_a_tree_around_the_real_annotations(tmp_path):
     """All of it, with tiny videos, by the script that also measures it."""

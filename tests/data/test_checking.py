@@ -153,6 +153,7 @@ def save(tmp_path, *rows):
     return str(tmp_path / "set")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_all_faults_are_listed_and_what_is_right_is_not_checked_again(tmp_path, cache, capsys, num_proc):
     wrong = [make_row(f"v{n}", **({"num_frames": 9} if n in (3, 8) else {})) for n in range(10)]

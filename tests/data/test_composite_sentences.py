@@ -114,6 +114,7 @@ def fits(stated: dict, measured: list[dict], nouns: list) -> list[int]:
     return fitting
 
 
+@pytest.mark.slow
 @on_sources("several", "davis")
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_every_sentence_fits_its_referent_and_nothing_else(source, split):
@@ -147,6 +148,7 @@ def test_every_sentence_fits_its_referent_and_nothing_else(source, split):
     assert kinds >= {"appearance", "spatial", "temporal", "none"}
 
 
+@pytest.mark.slow
 @on_sources("several", "davis")
 def test_look_alikes_differ_in_one_thing(source):
     catalog = catalog_of(source)

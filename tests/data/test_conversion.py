@@ -161,6 +161,7 @@ def killed_at(event: int, folder: Path) -> None:
     write(folder / "out")
 
 
+@pytest.mark.slow
 def test_killed_anywhere_and_started_again(whole, tmp_path, capsys):
     ends = Counter()
     for event in range(1000):
@@ -263,6 +264,7 @@ def kill_the_parent(folder: str, name: str) -> dict:
     return make_row(name)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
     folder = tmp_path / "workers"
     folder.mkdir()

@@ -222,6 +222,7 @@ def test_flip_mirrors_frames_masks_and_words_together():
     assert 60 < flips < 140
 
 
+@pytest.mark.slow
 def test_sentences_are_drawn_with_their_referents():
     row, _ = make_row(sentences=5, instances=5)
     for k, sentence in enumerate(row["sentences"]):
@@ -236,6 +237,7 @@ def test_sentences_are_drawn_with_their_referents():
     assert len(seen) == 10
 
 
+@pytest.mark.slow
 def test_seed_epoch_and_video_decide():
     """The same clip whatever was drawn before; another one for another seed, epoch or video, more often than not."""
     rows = [make_row(name, num_frames=40, annotated=tuple(range(40)), sentences=4)[0] for name in "ab"]

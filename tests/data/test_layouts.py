@@ -44,6 +44,7 @@ def train(script, dataset: Path, split: str, folder: Path) -> Path:
     return folder / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_raw_to_results(layout, script, tmp_path):
     train_split, eval_split, result = LAYOUTS[layout]
@@ -59,6 +60,7 @@ def test_raw_to_results(layout, script, tmp_path):
     assert 0 <= results[result] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_DAVIS.exists(), reason="../shared/real_data/ref_davis is absent")
 def test_real_davis_videos(script, tmp_path):
     """Twelve real videos, converted, trained on and evaluated by the protocol of Ref-DAVIS17."""

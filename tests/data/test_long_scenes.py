@@ -45,6 +45,7 @@ def centers(masks):
     return found
 
 
+@pytest.mark.slow
 def test_only_in_its_part_does_an_object_move_as_the_sentence_says(drawn):
     motions = set()
     for scene, sentences, _, masks in drawn:
@@ -74,6 +75,7 @@ def test_only_in_its_part_does_an_object_move_as_the_sentence_says(drawn):
     assert len(motions) >= 4
 
 
+@pytest.mark.slow
 def test_an_object_that_moves_stands_nearly_still_at_all_other_times(drawn):
     """Also slower than half of the slowest motion of 2 pixels per frame when it leaves or comes back."""
     for scene, _, _, masks in drawn:

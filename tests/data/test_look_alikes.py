@@ -19,6 +19,7 @@ def scenes():
     return [make_scene("train", index, seed=2, look_alikes=True) for index in range(200)]
 
 
+@pytest.mark.slow
 def test_every_referent_has_two_rivals_that_differ_in_one_named_attribute_alone(scenes):
     heldout = [make_scene("heldout", index, seed=2, look_alikes=True) for index in range(40)]
     kinds = Counter()
@@ -74,6 +75,7 @@ def test_motion_is_that_of_the_scene_and_the_camera_adds_its_drift(scenes):
     assert max(drifts) <= 1 and np.mean(drifts) > 0.3
 
 
+@pytest.mark.slow
 def test_objects_hide_each_other_in_part(scenes):
     hidden = []
     for scene, _ in scenes:

@@ -33,6 +33,7 @@ def test_strided_convolutions_pad_as_tensorflow_does(kernel, size):
         torch.testing.assert_close(layer(picture[None, None])[0, 0], expected / (1 + 1e-3) ** 0.5)
 
 
+@pytest.mark.slow
 def test_the_backbone_serves_as_any_other(tmp_path):
     from efficientnet_lite import EfficientNetLiteBackbone, EfficientNetLiteConfig
 

@@ -353,6 +353,7 @@ def test_bad_arguments_say_what_is_wrong(tmp_path):
         write_a2d_sentences(tmp_path / "new", {"train": 1}, annotate_every=0)
 
 
+@pytest.mark.slow
 def test_script(tmp_path):
     command = [sys.executable, "scripts/make_synthetic.py", "--output", str(tmp_path / "raw"), "--num-proc", "1"]
     command += ["--train", "3", "--heldout", "1", "--frames", "4", "--size", "32"]

@@ -296,6 +296,7 @@ def test_missing_splits(tree, tmp_path, script):
         convert(script, tmp_path, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same(tree, tmp_path):
     one = convert(refer_youtube_vos, tree, tmp_path / "one")
     two = convert(refer_youtube_vos, tree, tmp_path / "two", "--num-proc", "2")

@@ -29,6 +29,7 @@ def break_at_three(row):
     return row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_shards_keep_order_and_load(tmp_path, num_proc):
     rows = [make_row(str(n), num_frames=2, annotated=(1,), seed=n)[0] for n in range(70)]
@@ -56,6 +57,7 @@ def test_a_folder_written_again_is_loaded_again(tmp_path):
         shutil.rmtree(tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_nothing_half_written_stays(tmp_path, num_proc):
     rows = [make_row(str(n))[0] for n in range(5)]

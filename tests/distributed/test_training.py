@@ -219,6 +219,7 @@ def test_pipeline_on_a_checkpoint(checkpoint, dataset):
     assert first["masks"].shape == (8, 64, 64) and first["frame_indices"] == list(range(8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_data_sets_are_mixed_by_their_weights(dataset, tmp_path, streaming):
     """Three rows of one to one of the other, every row of both; loaded or streamed."""
@@ -234,6 +235,7 @@ def test_data_sets_are_mixed_by_their_weights(dataset, tmp_path, streaming):
     assert 0.6 < share < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_data_sets_without_weights_are_all_there_once(dataset, tmp_path, streaming):
     rows = load_dataset(str(dataset), split="train")
@@ -243,6 +245,7 @@ def test_data_sets_without_weights_are_all_there_once(dataset, tmp_path, streami
     assert sorted(row["video_id"] for row in both) == sorted(rows["video_id"][:10])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_an_epoch_can_show_several_clips_of_a_video(dataset, streaming):
     args = DataArguments(dataset=str(dataset), clips_per_video=3, streaming=streaming, train_split="validation")

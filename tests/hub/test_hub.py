@@ -309,6 +309,7 @@ def check_loads(loads: dict, module: str) -> None:
     assert loads["task"] == TASK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["segmenter", "secret", "pipeline", "trainer", "again", "pipeline-again", "home", "pipeline-home"]
 )

@@ -224,6 +224,7 @@ def check_damaged(folder, number, seed=0):
     assert any(ending[1] == "frames" and ending[2][1] for ending in endings)
 
 
+@pytest.mark.slow
 def test_damaged_files(tmp_path):
     check_damaged(tmp_path, 60)
 
@@ -233,6 +234,7 @@ def test_a_thousand_damaged_files(tmp_path):
     check_damaged(tmp_path, 1000, seed=1)
 
 
+@pytest.mark.slow
 def test_reading_damaged_files_holds_no_memory(whole):
     """The same damaged videos over and over: the process does not grow."""
     random, content = np.random.default_rng(0), whole.read_bytes()

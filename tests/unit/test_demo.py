@@ -37,6 +37,7 @@ def good(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_frames_are_the_readers(decoder, good, tmp_path):
     clip = decoder.decode(good, tmp_path / "frames")
     assert clip.frame_indices == [0, 2, 4, 6, 8] and clip.fps == 4 and clip.duration == 1.25

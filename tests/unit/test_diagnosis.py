@@ -125,6 +125,7 @@ def test_overlap_of_kept_channels_is_over_the_pairs_of_all_clips(make_model):
     assert numbers["kept channels in common, sentences that share none"] == pytest.approx(np.mean(other))
 
 
+@pytest.mark.slow
 def test_diagnose_averages_over_batches_and_leaves_the_model_alone(make_model):
     model, batches = make_model().eval(), [random_batch(seed=seed) for seed in (1, 2)]
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -78,6 +78,7 @@ def test_boxes_in_boxes_end(good):
         check_mp4_tables(good + tail)
 
 
+@pytest.mark.slow
 def test_the_process_goes_on(good, tmp_path):
     """Where it did not, nothing after it would run."""
     path = tmp_path / "bomb.mp4"

@@ -76,6 +76,7 @@ def test_accelerate_finds_what_to_shard(make_model, vision, text):
     assert units == set(model._no_split_modules)
 
 
+@pytest.mark.slow
 def test_weights_of_earlier_checkpoints(tmp_path):
     """Numbers without a dimension and a pooler, as version 0.1.0 wrote them: by `from_pretrained`, by `load_state_dict`
     as the trainer resumes, and saved again."""
@@ -131,6 +132,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vision", BACKBONES)
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
 def test_gradient_checkpointing(make_model, vision, one_thread):
@@ -150,6 +152,7 @@ def test_gradient_checkpointing(make_model, vision, one_thread):
     assert gradients(models[1], batch)[1] == pytest.approx(much, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offload", ["cpu", "disk"])
 def test_weights_may_lie_elsewhere(make_model, tmp_path, offload):
     model, batch = make_model(), random_batch()
@@ -284,6 +287,7 @@ def test_a_graph_refuses_clips_of_different_sizes(make_model):
         torch.compile(model, backend="eager", fullgraph=True)(**batch)
 
 
+@pytest.mark.slow
 def test_export_takes_all_that_the_processor_gives(make_model, processor):
     model = make_model()
     frames = [torch.randint(0, 256, (3, 48, 48, 3), dtype=torch.uint8)] * 2

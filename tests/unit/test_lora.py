@@ -137,6 +137,7 @@ def test_what_is_trained_and_counted_by_hand(make_adapted, base):
     assert all(name.endswith("weight") for name in moved if name.split(".")[0] not in HEADS)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_the_merged_model_and_the_adapter_is_beside_it(make_adapted, base, tmp_path):
     trainer = make_adapted("out", eval_strategy="steps", eval_steps=1)
     trainer.train()
@@ -156,6 +157,7 @@ def test_a_checkpoint_is_the_merged_model_and_the_adapter_is_beside_it(make_adap
     torch.testing.assert_close(masks_of(trainer.model), masks_of(model), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"ema_decay": 0.5, "bf16": True}])
 def test_an_adapter_resumes_exactly(make_adapted, tmp_path, more):
     """Three steps, and two steps and one more: the same weights, and the same adapter."""

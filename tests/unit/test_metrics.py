@@ -307,6 +307,7 @@ print(json.dumps(metric.compute()))
 """
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     pairs = random_pairs(3, 25)
     shares = [json.dumps([records(pair) for pair in share]) for share in (pairs[:14], pairs[14:])]
@@ -393,6 +394,7 @@ print(pairs.compute()["mean_iou"], objects.compute()["J&F"])
 """
 
 
+@pytest.mark.slow
 def test_both_modules_load_from_a_space(tmp_path):
     """From a Hub on this machine that has nothing but each script, in a process that cannot see the package."""
 

@@ -2,12 +2,15 @@
 
 import time
 
+import pytest
+
 from modeling_cvls.demo.clips import Clips
 from modeling_cvls.demo.decoding import ClipLimits, Decoder
 from modeling_cvls.demo.examples import read_examples, write_examples
 from modeling_cvls.demo.results import segment_clip
 
 
+@pytest.mark.slow
 def test_a_second_answer_takes_less_than_a_second(segmenter, tmp_path):
     """On the page's own example, of 8 frames of 256 x 256 pixels."""
     write_examples(tmp_path / "examples")

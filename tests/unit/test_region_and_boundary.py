@@ -165,6 +165,7 @@ print(json.dumps(metric.compute()))
 """
 
 
+@pytest.mark.slow
 def test_two_processes(metric, tmp_path):
     """Also where one object's frames lie on both."""
     rng = np.random.default_rng(1)
