@@ -1,7 +1,6 @@
 """Features of a long video, in memory up to a bound and past it on disk."""
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -132,9 +131,6 @@ class FeatureStore:
                 target = device if options.cache == "device" else "cpu"
                 store.append({name: tensor.to(target) for name, tensor in _read(path).items()})
         return store
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return (self[index] for index in range(len(self)))
 
     def close(self) -> None:
         """Gives memory and temporary files back."""

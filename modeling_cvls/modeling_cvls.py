@@ -179,7 +179,9 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         wanted = self._wanted_states(output_hidden_states, output_attentions)
         video = self._video_features(pixel_values_videos, frame_mask, frame_sizes, video_features, wanted)
         if (input_ids is None) == (text_features is None):
-            raise ValueError("`input_ids` (B, K, L), the sentences, are needed, or `text_features` in their place")
+            raise ValueError(
+                "`input_ids` (B, K, L), the sentences, are needed, or `text_features` in their place, not both"
+            )
         text = text_features
         _check_same_batch(input_ids if text is None else text.pooler_output, video)
         if text is None:
@@ -296,9 +298,8 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
             token_mask = video.token_mask[:, None].expand(-1, sentences, -1, -1, -1).flatten(2).flatten(0, 1)
         if word_mask is not None:
             said_mask = mask_with_sentence(word_mask.flatten(0, 1))
-        said = words.new_empty((1, 1, 1)).expand(
-            words.shape[0], words.shape[1] + 1, 1
-        )  # of the memory the length counts
+        # stands for the sentence followed by its words, of which the mask's maker reads nothing but the length
+        said = words.new_empty((1, 1, 1)).expand(words.shape[0], words.shape[1] + 1, 1)
         token_mask = create_bidirectional_mask(self.config, sentence, token_mask, tokens)
         said_mask = create_bidirectional_mask(self.config, tokens, said_mask, said)
 

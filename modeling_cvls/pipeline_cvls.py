@@ -19,7 +19,7 @@ from .live_cvls import CVLSLive, LiveOptions
 from .masks_cvls import MaskOptions, frame_results, sentence_results
 from .selection_cvls import FrameSelection, Video, open_reader, read_windows, select_frames, without_missing
 from .session_cvls import CVLSVideoSession, is_saved_session
-from .windows_cvls import Window, plan_windows
+from .windows_cvls import Window, plan_windows, window_and_overlap
 
 READING = ("on_damage",)
 SELECTION = ("frame_indices", "start", "end", "fps")
@@ -292,10 +292,7 @@ class CVLSPipeline(ChunkPipeline):
 
 
 def _window_of(config: CVLSConfig, given: dict) -> tuple[int, int]:
-    """Frames of a window, and those that it shares with the next one."""
-    window, overlap = given.get("window"), given.get("overlap")
-    window = config.num_frames if window is None else window
-    return window, window // 4 if overlap is None else overlap
+    return window_and_overlap(config.num_frames, given.get("window"), given.get("overlap"))
 
 
 __all__ = ["CVLSPipeline"]

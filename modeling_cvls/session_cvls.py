@@ -21,7 +21,7 @@ from .features_cvls import CacheOptions, FeatureStore
 from .frame_reader_cvls import FrameReader
 from .masks_cvls import FrameSizes, MaskOptions, frame_results, sentence_results
 from .selection_cvls import FrameSelection, read_windows, without_missing
-from .windows_cvls import FrameLogits, Window, plan_windows
+from .windows_cvls import FrameLogits, Window, plan_windows, window_and_overlap
 
 INDEX = "session.json"
 FORMAT = "cvls-session-1"
@@ -87,9 +87,7 @@ class CVLSVideoSession:
                 raise ValueError("the features of this session are those of another model: open the video again")
             return
         self._model = model
-        window, overlap = self._given_windows
-        self._window: int = model.config.num_frames if window is None else window
-        self._overlap: int = self._window // 4 if overlap is None else overlap
+        self._window, self._overlap = window_and_overlap(model.config.num_frames, *self._given_windows)
         self._windows = [window for (window,) in plan_windows(len(self), self._window, self._overlap)]
         self._stops = [window.stop for window in self._windows]
 
@@ -113,7 +111,7 @@ class CVLSVideoSession:
 
     @property
     def num_frames(self) -> int:
-        """The same, by the name of transformers' sessions, as the next three."""
+        """As `len`. This, the next two and `reset_state` have the names of transformers' sessions."""
         return len(self)
 
     @property

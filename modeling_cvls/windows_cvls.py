@@ -44,6 +44,13 @@ def fade(length: int) -> np.ndarray:
     return np.minimum(np.arange(length) + 1, length - np.arange(length))
 
 
+def window_and_overlap(num_frames: int, window: int | None = None, overlap: int | None = None) -> tuple[int, int]:
+    """Frames of a window, and those that it shares with the next one: what is given, or else the `num_frames` that a
+    model is made for, and a quarter of the window."""
+    window = num_frames if window is None else window
+    return window, window // 4 if overlap is None else overlap
+
+
 def check_window(window: int, overlap: int) -> None:
     """Raises a ValueError where there are no such windows."""
     if window < 1:
@@ -186,4 +193,13 @@ class LogitBlender:
         return FrameLogits(positions, mask_logits / weights[:, None, None], presence_logits / weights)
 
 
-__all__ = ["FrameLogits", "LiveWindows", "LogitBlender", "Window", "check_window", "fade", "plan_windows"]
+__all__ = [
+    "FrameLogits",
+    "LiveWindows",
+    "LogitBlender",
+    "Window",
+    "check_window",
+    "fade",
+    "plan_windows",
+    "window_and_overlap",
+]

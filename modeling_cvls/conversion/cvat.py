@@ -169,7 +169,7 @@ def _find_frames(task: Task, video: Path | None, folder: Path, path: Path) -> tu
         return images, {int(number[1]): position for position, number in enumerate(numbers) if number}
     if task.count not in (None, len(images)):
         raise ValueError(f"{folder} holds {len(images)} images, but the task of {path} has {task.count} frames")
-    names = [str(image.relative_to(folder)) for image in images]
+    names = [image.relative_to(folder).as_posix() for image in images]
     if names != sorted(names):
         wrong = next(name for name, other in zip(names, sorted(names), strict=True) if name != other)
         raise ValueError(

@@ -238,7 +238,7 @@ def limit_process(limits: ClipLimits) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sizes = Path("/proc/self/statm")
     if sizes.is_file():  # other systems than Linux do not keep to a limit of memory
-        used = int(sizes.read_text().split()[0]) * resource.getpagesize()
+        used = int(sizes.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + limits.decoding_memory,) * 2)
 
 
@@ -260,13 +260,13 @@ def answer_in_fork(job: dict, limits: ClipLimits) -> str:
     if process == 0:
         try:
             limit_process(limits)
-            with open(writing, "w") as pipe:
+            with open(writing, "w", encoding="utf-8") as pipe:
                 pipe.write(answer_job(job, limits))
             os._exit(0)
         finally:
             os._exit(1)  # never on into the helper's own work
     os.close(writing)
-    with open(reading) as pipe:
+    with open(reading, encoding="utf-8") as pipe:
         answer = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return answer if status == 0 else json.dumps({"error": describe_end(job["path"], status, limits)})

@@ -77,7 +77,7 @@ def check_settings(output: Path, settings: Settings, weights: str) -> None:
     if path.exists():
         try:
             defaults = {**asdict(Settings(settings.model, settings.sentences)), "weights": weights}
-            earlier = {**defaults, **json.loads(path.read_text())}
+            earlier = {**defaults, **json.loads(path.read_text(encoding="utf-8"))}
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({str(error)[:80]}); give a new folder") from error
         changed = [name for name in values if values[name] != earlier.get(name)]

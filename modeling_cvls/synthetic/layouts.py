@@ -254,7 +254,7 @@ def write_a2d_sentences(
 
     Args:
         root: a folder that is empty or does not exist.
-        splits: videos a split, of "train", "test", "validation", "heldout" (subset 0, 1, 2, 3 in videoset.csv).
+        splits: videos per split, of "train", "test", "validation", "heldout" (subset 0, 1, 2, 3 in videoset.csv).
         seed: the same seed, arguments and library versions write the same bytes.
         size: height and width in pixels, even, at least 32, not 48 or 72.
         num_frames: frames per video (8 per second), at least 2.
@@ -300,7 +300,7 @@ def write_jhmdb_sentences(
     """Writes synthetic video sentences in the layout of J-HMDB Sentences.
 
     `Rename_Images/<action>/<id>/<frame:05d>.png`, `puppet_mask/<action>/<id>/puppet_mask.mat` and
-    `jhmdb_annotation.txt`. One sentence a video, and only its referent has masks, whatever else the scene shows. The
+    `jhmdb_annotation.txt`. One sentence per video, and only its referent has masks, whatever else the scene shows. The
     action is the referent's motion. The layout knows no splits: they show in the ids, `<split>_<index:06d>`.
 
     Arguments, return value and errors as those of `write_a2d_sentences`.

@@ -120,11 +120,11 @@ def fault_of(folder: Path, args: CVLSTrainingArguments) -> str | None:
     if not folder.is_dir():
         return "there is no such folder"
     try:
-        json.loads((folder / "trainer_state.json").read_text())
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
         weights = {"model.safetensors"}
         index = folder / "model.safetensors.index.json"
         if index.exists():
-            named = json.loads(index.read_text())["weight_map"].values()
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
             weights = {check_path(name, "a file of weights") for name in named}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"trainer_state.json or the index of the weights cannot be read ({error})"

@@ -58,7 +58,7 @@ def check_killed_runs(folder, shares, *command) -> str:
 @pytest.mark.parametrize(
     ("options", "shares"),
     [
-        (["--masks", "--cutouts"], [0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0]),  # at these moments a run is killed
+        (["--masks", "--cutouts"], [0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0]),  # at these moments per run is killed
         (["--format", "palette"], [0.3, 0.7]),
     ],
 )

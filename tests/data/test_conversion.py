@@ -79,7 +79,7 @@ LEFT_OUT = [
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
-    """Two videos a group, so that a shard of 4 has two groups."""
+    """Two videos per group, so that a shard of 4 has two groups."""
     monkeypatch.setattr(shards, "GROUP_ROWS", 2)
 
 

@@ -89,7 +89,7 @@ def test_kinds_are_about_equally_frequent(train):
         assert 0.18 < counts[kind] / with_referent < 0.32, counts
     assert 0.4 < counts["none"] / len(train) < 0.6
     assert all(sum(sentence.kind != "none" for sentence in sentences) <= 6 for _, sentences in train)
-    # One sentence an object and kind.
+    # One sentence per object and kind.
     for _, sentences in train:
         pairs = [(sentence.kind, sentence.instances) for sentence in sentences]
         assert len(pairs) == len(set(pairs))

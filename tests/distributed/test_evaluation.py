@@ -313,7 +313,7 @@ def test_wrong_arguments(model, processor, rows, tmp_path):
 
 
 def test_time_left_is_that_of_the_slowest_video_and_the_longest_share(monkeypatch, capsys):
-    clock = iter([0.0, 10.0, 70.0, 75.0])  # 1 s, 6 s and 0.5 s a frame
+    clock = iter([0.0, 10.0, 70.0, 75.0])  # 1 s, 6 s and 0.5 s per frame
     monkeypatch.setattr(runner, "perf_counter", lambda: next(clock))
     with runner._Progress(40, 130, True) as bar:
         shown = []

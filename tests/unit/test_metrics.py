@@ -267,7 +267,7 @@ def test_sentences_without_referent(metric):
 
 
 def test_large_masks(metric):
-    """Codes of several characters a run, and more pixels in all than 32 bits hold."""
+    """Codes of several characters per run, and more pixels in all than 32 bits hold."""
     shape = (2000, 3000)
     pairs = [pair_of(rectangle(shape, 0, 2000, 0, 2999), [np.ones(shape, bool)], [0])]
     pairs.append(pair_of(rectangle(shape, 3, 1999, 1500, 1502), [rectangle(shape, 3, 1997, 1500, 1502)], [0]))
