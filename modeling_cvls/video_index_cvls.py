@@ -277,10 +277,8 @@ def _gaps(packets: Packets, order: np.ndarray, times: np.ndarray) -> list[tuple[
     Neither a long step nor a mark alone is a sign of it: videos of a variable rate have long steps, and recordings that
     were joined have marks.
     """
-    marked, gaps = (
-        np.flatnonzero(packets.is_marked[:-1]),
-        [],
-    )  # a mark of the last packet says that the file was cut off
+    marked = np.flatnonzero(packets.is_marked[:-1])  # a mark of the last packet says that the file was cut off
+    gaps: list[tuple[float, int]] = []
     if not len(marked) or len(times) < 2:
         return gaps
     steps = np.diff(times)
