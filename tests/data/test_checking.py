@@ -210,6 +210,7 @@ def test_page_shows_frames_objects_and_sentences():
         assert picture.size == (2 * 7 * 48, 7 * 32)  # two frames, enlarged
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     assert pixels[7 * 10, 7 * 10].max() > 40 > pixels[7 * 28, 7 * 40].max()  # inside the object, and outside
+    assert pixels[7 * 10, 7 * 10].max() < 60  # a light tint: the colors that sentences name are seen
     assert re.search(r"the red &lt;circle&gt; <b [^>]*>7</b>", page) and "a square <i>no referent</i>" in page
 
 
