@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: What the files of a folder of frames end in, in lower case.
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -22,6 +22,18 @@ def frame_files(folder: str | Path) -> list[Path]:
     return sorted(files, key=lambda path: natural_order(path.name))
 
 
+def open_image(image: bytes | str | Path) -> Image.Image:
+    """Opens an encoded image (its bytes, or the path of a file) without decoding it, as `PIL.Image.open`.
+
+    Raises:
+        OSError: it cannot be read. The message does not name a place in memory, as that of Pillow does for bytes.
+    """
+    try:
+        return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError("not an image of a known format") from error
+
+
 def decode_image(image: bytes | str | Path) -> Image.Image:
     """Opens an encoded image (its bytes, or the path of a file) as viewers show it, turned by its EXIF orientation.
 
@@ -32,7 +44,7 @@ def decode_image(image: bytes | str | Path) -> Image.Image:
     if not isinstance(image, bytes) and Path(image).exists() and not Path(image).is_file():
         raise OSError(f"{image} is no regular file")  # reading a pipe or a device might never end
     try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        with open_image(image) as opened:
             return to_rgb(ImageOps.exif_transpose(opened))
     except SyntaxError as error:  # Pillow raises it for some broken png files
         raise OSError(str(error)) from error

@@ -29,10 +29,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 from jsonargparse import ArgumentParser
-from PIL import Image
 
 from ..frame_reader_cvls import FrameReader
-from ..images_cvls import frame_files
+from ..images_cvls import frame_files, open_image
 from ..names import check_name, repeated
 from . import own
 from .arguments import Conversion
@@ -291,7 +290,7 @@ def read_mots_image(path: Path) -> np.ndarray:
     Raises:
         ValueError: naming the file: no gray image of whole numbers.
     """
-    with reading(path, "a 16-bit gray image (png)"), Image.open(path) as image:
+    with reading(path, "a 16-bit gray image (png)"), open_image(path) as image:
         mode, values = image.mode, np.asarray(image)
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise ValueError(f"{path}: an image of mode {mode}, expected a 16-bit gray image (mode I;16)")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..data.reading import check_image
+from ..images_cvls import open_image
 from ..names import repeated
 from .problems import Problems
 
@@ -199,7 +199,7 @@ def read_indices(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: naming the file: it cannot be decoded, is no palette or gray image, or has another size.
     """
-    with reading(path, "a palette image (png)"), Image.open(path) as image:
+    with reading(path, "a palette image (png)"), open_image(path) as image:
         mode, indices = image.mode, np.asarray(image)
     if mode not in ("P", "L") or size not in (None, indices.shape):
         expected = "" if size is None else f" of the frames' size, {size[0]} x {size[1]}"

@@ -232,7 +232,7 @@ def read_palette_masks(
     missing, every = _frames_without_masks(names, {path.stem for path in paths})
     if missing:
         rule = "every frame" if every == 1 else f"every frame whose number differs from theirs by a multiple of {every}"
-        left.append((str(video.masks), f"no mask of the frames {show(missing)}, but of {rule}"))
+        left.append((str(video.masks), f"no mask of the frames {show(missing)}; there must be one of {rule}"))
     for path in paths:
         if path.stem not in position:
             if not (video.frames / f"{path.stem}{video.suffix}").is_file():

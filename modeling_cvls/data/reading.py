@@ -1,6 +1,5 @@
 """Frames and masks of one row, decoding no more than what is asked for."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..frame_reader_cvls import FrameReader
-from ..images_cvls import decode_image
+from ..images_cvls import decode_image, open_image
 from ..rle_cvls import decode_mask
 
 # The EXIF tag of an image, and the values of it that exchange height and width.
@@ -53,7 +52,7 @@ def check_image(image: bytes | str) -> tuple[int, int]:
     Raises:
         what Pillow runs into: OSError, SyntaxError, struct.error, DecompressionBombError and others.
     """
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+    with open_image(image) as opened:
         size = _shown_size(opened)
         # Reads to the end of the file, but a JPEG at an eighth of its size: only whether it decodes is asked.
         opened.draft("RGB", (1, 1))
@@ -72,7 +71,7 @@ def inspect_image(image: bytes | str) -> tuple[int, int]:
         as `check_image`; ValueError: pixels of a type that cannot be read.
     """
     content = image if isinstance(image, bytes) else Path(image).read_bytes()
-    with Image.open(io.BytesIO(content)) as opened:
+    with open_image(content) as opened:
         if opened.mode in ("F", "I", "LAB"):
             decoded = decode_image(content)
             return decoded.height, decoded.width

@@ -67,7 +67,9 @@ def _picture(row: Mapping[str, Any], frames: list[int]) -> str:
     factor = max(1, -(-320 // width))
     tiles = []
     for picture, of_frame, known in zip(pictures, masks, annotated, strict=True):
-        drawn = overlay(picture[None], of_frame[:, None], [""] * len(of_frame), opacity=0.2, min_width=factor * width)[0]
+        drawn = overlay(picture[None], of_frame[:, None], [""] * len(of_frame), opacity=0.2, min_width=factor * width)[
+            0
+        ]
         tile = Image.fromarray(drawn[: factor * height, : factor * width])
         draw = ImageDraw.Draw(tile)
         for m in np.flatnonzero(known & of_frame.any(axis=(1, 2))):

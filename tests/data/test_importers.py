@@ -90,6 +90,16 @@ def test_frames_whose_files_are_not_what_is_expected(frames, tmp_path):
         convert("frames", frames, tmp_path / "out")
 
 
+def test_frames_that_are_no_images(frames, tmp_path):
+    """The message has no place in memory in it, and does not say the path twice."""
+    for path in (next(frames.glob("JPEGImages/walk/00001.*")), frames / "Annotations/walk/00001.png"):
+        content = path.read_bytes()
+        path.write_text("hello")
+        with pytest.raises(ValueError, match=rf"{path}: cannot .* \(not an image of a known format\)"):
+            convert("frames", frames, tmp_path / "out")
+        path.write_bytes(content)
+
+
 def test_frames_without_their_parts(frames, tmp_path):
     (frames / "sentences.csv").rename(frames / "other.csv")
     with pytest.raises(FileNotFoundError, match=r"sentences\.csv"):
