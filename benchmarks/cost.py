@@ -13,8 +13,8 @@
 
 Without `--config`: the default CVLSConfig, ResNet-50 and RoBERTa-base, on one clip of 8 frames of 320 x 576. With it:
 the model, clips and batch of a training configuration, over which flags lie as in `cvls train`, such as
-`--training.use_cpu true` where one for a GPU is looked at without one. All weights are random and nothing is
-downloaded: the costs do not depend on the weights. The exit status is 1 where a limit is missed.
+`--training.use_cpu true` where one for a GPU is looked at without one. All weights are random and none is
+downloaded: the costs do not depend on them. The exit status is 1 where a limit is missed.
 """
 
 import argparse
@@ -39,8 +39,10 @@ from transformers import AutoBackbone, CLIPSegConfig, CLIPSegForImageSegmentatio
 from transformers.initialization import no_init_weights
 
 from modeling_cvls import CVLSConfig, CVLSModel
+from modeling_cvls.parts_cvls import backbone_config, text_config
 from modeling_cvls.training import build as build_for_training
 from modeling_cvls.training import collator_for, load_train_set, parse_training
+from modeling_cvls.training.building import frame_size
 
 BACKBONE, CVLS, CLIPSEG = "backbone alone", "CVLS", "CLIPSeg"
 # Operations of the whole forward pass over those of the backbone, by the number of sentences; for the default model.
@@ -90,21 +92,25 @@ class Setting(NamedTuple):
 
 
 def read_setting(configuration: list[str]) -> Setting:
-    """The default model, or that of a training configuration, file and flags, with `model.config`."""
+    """The default model, or that of a training configuration, file and flags. Of the parts that it names, only the
+    configurations are loaded."""
     if not configuration:
         return Setting(CVLSConfig())
     model, data, training = parse_training(configuration)
-    if model.checkpoint or model.vision:
-        raise ValueError(
-            f"{configuration[0]}: the model must be described by `model.config` alone, as nothing is downloaded here"
-        )
-    config = CVLSConfig(**model.config)
-    config.text_config.vocab_size = VOCABULARY
+    if model.checkpoint:
+        config = CVLSConfig.from_pretrained(model.checkpoint, **model.config)
+    elif model.vision and model.text:
+        parts = {"backbone_config": backbone_config(model.vision), "text_config": text_config(model.text)}
+        config = CVLSConfig(**parts, **model.config)
+    else:
+        config = CVLSConfig(**model.config)
+        config.text_config.vocab_size = VOCABULARY  # as there is no tokenizer
     clips, sentences = (
         training.per_device_train_batch_size,
         data.sentences_per_clip or Setting._field_defaults["sentences"],
     )
-    return Setting(config, clips, data.shortest_edge, data.longest_edge, sentences)
+    size = frame_size(data)
+    return Setting(config, clips, size["shortest_edge"], size["longest_edge"], sentences)
 
 
 def build(kind: str, config: CVLSConfig, device: torch.device) -> torch.nn.Module:
@@ -341,7 +347,7 @@ def print_row(*cells) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["flops", "speed", "head", "reading"], help="default: all but reading")
-    parser.add_argument("--config", help="YAML file of `cvls train` with model.config; its flags may follow")
+    parser.add_argument("--config", help="YAML file of `cvls train`; its flags may follow")
     parser.add_argument("--device", type=torch.device, default="cpu", help="such as cuda (default: cpu)")
     parser.add_argument("--sentences", type=int, nargs="+", default=[1, 4, 8], help="of flops and speed")
     parser.add_argument("--repeats", type=int, default=10, help="rounds of what is timed")
@@ -356,6 +362,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--clock cpu does not see the work of an accelerator")
 
     configuration = [arguments.config, *flags] if arguments.config else []
+    if arguments.part == "reading":
+        print(f"Reading {arguments.config}'s data set, from encoded videos to a batch of tensors")
+        measure_reading(configuration, arguments.repeats)
+        return
     setting, device = read_setting(configuration), arguments.device
     clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
@@ -372,9 +382,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\nThe contrastive head, {setting.sentences} sentences per clip ({arguments.clock} clock, "
               f"{arguments.repeats} pairs)")  # fmt: skip
         missed += measure_head(setting, arguments.repeats, device, clock)
-    if arguments.part == "reading":
-        print(f"\nReading {arguments.config}'s data set, from encoded videos to a batch of tensors")
-        measure_reading(configuration, arguments.repeats)
     if missed:
         sys.exit("missed: " + "; ".join(missed))
 

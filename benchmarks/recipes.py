@@ -16,6 +16,7 @@ from transformers.initialization import no_init_weights
 from cost import CVLS, Setting, build, count_flops, with_attention_written_out
 from modeling_cvls import CVLSConfig
 from modeling_cvls.training import parse_training
+from modeling_cvls.training.building import frame_size
 from modeling_cvls.training.recipe import freeze_parts
 
 SPEED = 50e12
@@ -59,9 +60,10 @@ def measure(path: str) -> str:
         text_config=dict(PARTS["FacebookAI/roberta-base"]),
         **{**model_args.config, "hidden_size": 256},
     )
-    clips, short = training.per_device_train_batch_size, max(data.train_shortest_edges or [data.shortest_edge])
-    height = round(short * min(1, data.longest_edge * 9 / 16 / short) / 32) * 32
-    setting = Setting(config, clips, height, data.longest_edge, data.sentences_per_clip or 4)
+    size, clips = frame_size(data), training.per_device_train_batch_size
+    short, width = max(data.train_shortest_edges or [size["shortest_edge"]]), size["longest_edge"]
+    height = round(short * min(1, width * 9 / 16 / short) / 32) * 32
+    setting = Setting(config, clips, height, width, data.sentences_per_clip or 4)
     flops, kept, weights, learning = count(setting, training)
     steps = training.max_steps
     if steps < 0:
@@ -70,7 +72,7 @@ def measure(path: str) -> str:
     memory = (kept + 4 * weights + 12 * learning) / 1e9
     return (
         f"{path}: {steps:,} steps of {flops / 1e12:.1f} TFLOP on {clips} clips of {config.num_frames} x {height} x "
-        f"{data.longest_edge}; {memory:.0f} GB; {steps * flops / SPEED / 3600:.1f} hours"
+        f"{width}; {memory:.0f} GB; {steps * flops / SPEED / 3600:.1f} hours"
     )
 
 

@@ -21,18 +21,35 @@ def load_backbone(name: str, features: list[str] | None = None) -> nn.Module:
     """A pretrained vision backbone.
 
     Args:
+        name, features: as for `backbone_config`.
+
+    Raises:
+        ValueError: as `backbone_config`, or the checkpoint lacks the backbone's weights.
+    """
+    config = backbone_config(name, features)
+    return freeze_what_cannot_learn(_load(_backbone_class(config), name, config))
+
+
+def _backbone_class(config: PreTrainedConfig) -> type[nn.Module]:
+    with torch.device("meta"):  # `AutoBackbone.from_pretrained` takes a folder for a name on the Hub
+        return type(AutoBackbone.from_config(config))
+
+
+def backbone_config(name: str, features: list[str] | None = None) -> PreTrainedConfig:
+    """The configuration of a pretrained vision backbone, without its weights.
+
+    Args:
         name: name on the Hub or folder of a model that `AutoBackbone` loads, of any task.
         features: the stages to use, finest first. Default: all stages of a pyramid (ResNet, ConvNeXt, Swin, Hiera), and
             four evenly spaced layers of a plain transformer.
 
     Raises:
-        ValueError: the model is no backbone, it does not have such stages, or the checkpoint lacks its weights.
+        ValueError: the model is no backbone, or it does not have such stages.
     """
     config = AutoConfig.from_pretrained(name)
     stages = [stage for stage in getattr(config, "stage_names", None) or [] if stage != "stem"]
     try:
-        with torch.device("meta"):  # `AutoBackbone.from_pretrained` takes a folder for a name on the Hub
-            backbone_class = type(AutoBackbone.from_config(config))
+        _backbone_class(config)
     except ValueError:
         stages = []
     if not stages:
@@ -46,18 +63,32 @@ def load_backbone(name: str, features: list[str] | None = None) -> nn.Module:
     if unknown:
         raise ValueError(f"{name} has no stages {', '.join(unknown)}; it has {', '.join(stages)}")
     config.out_features = features
-    return freeze_what_cannot_learn(_load(backbone_class, name, config))
+    return config
 
 
 def load_text_encoder(name: str) -> nn.Module:
     """A pretrained text encoder.
 
     Args:
+        name: as for `text_config`.
+
+    Raises:
+        ValueError: as `text_config`, or the checkpoint lacks the encoder's weights.
+    """
+    config = text_config(name)
+    register_text_tower(config)
+    return freeze_what_cannot_learn(_load(AutoModel, name, config, **without_pooler(config)))
+
+
+def text_config(name: str) -> PreTrainedConfig:
+    """The configuration of a pretrained text encoder, without its weights.
+
+    Args:
         name: name on the Hub or folder of a model that `AutoModel` loads, of any task. Of a model of images and text,
             such as CLIP, its text tower.
 
     Raises:
-        ValueError: the model does not encode a sentence as a vector for each word, or the checkpoint lacks its weights.
+        ValueError: the model does not encode a sentence as a vector for each word.
     """
     config = AutoConfig.from_pretrained(name)
     # a tower in a model of two; some text models keep settings of their own under the same name
@@ -68,8 +99,7 @@ def load_text_encoder(name: str) -> nn.Module:
         raise ValueError(
             f"{name} holds a {config.model_type}, which is no text encoder; some that can serve are {TEXT_ENCODERS}"
         )
-    register_text_tower(config)
-    return freeze_what_cannot_learn(_load(AutoModel, name, config, **without_pooler(config)))
+    return config
 
 
 def register_text_tower(config: PreTrainedConfig) -> None:
@@ -108,4 +138,4 @@ def _without_load_report() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-__all__ = ["load_backbone", "load_text_encoder", "register_text_tower"]
+__all__ = ["backbone_config", "load_backbone", "load_text_encoder", "register_text_tower", "text_config"]

@@ -22,7 +22,7 @@ class ModelArguments:
     """What to train: a checkpoint, or pretrained parts, or a model from nothing.
 
     Raises:
-        ValueError: only one of `vision` and `text` is given.
+        ValueError: only one of `vision` and `text` is given; or a part is described twice.
     """
 
     checkpoint: str | None = _option(
@@ -37,6 +37,13 @@ class ModelArguments:
     def __post_init__(self):
         if bool(self.vision) != bool(self.text):
             raise ValueError("`model.vision` and `model.text` go together: give both, or neither and `model.config`")
+        if self.vision and self.checkpoint:
+            raise ValueError("`model.checkpoint` holds both parts: leave out `model.vision` and `model.text`")
+        described = sorted({"backbone_config", "text_config"} & self.config.keys())
+        if self.vision and described:
+            raise ValueError(
+                f"`model.vision` and `model.text` bring their configurations: leave out `model.config.{described[0]}`"
+            )
 
 
 @dataclass
@@ -57,8 +64,14 @@ class DataArguments:
         "validation", "Split to evaluate on while training, or null; only used where `training.eval_strategy` is on."
     )
     eval_videos: int | None = _option(None, "Evaluate on this many videos at the start of the split; null for all.")
-    shortest_edge: int = _option(320, "Frames are scaled to this short side, in pixels.")
-    longest_edge: int = _option(576, "Frames have at most this long side, in pixels.")
+    shortest_edge: int | None = _option(
+        None,
+        "Frames are scaled to this short side, in pixels; null for that of `model.checkpoint`, or 320 for a new model.",
+    )
+    longest_edge: int | None = _option(
+        None,
+        "Frames have at most this long side, in pixels; null for that of `model.checkpoint`, or 576 for a new model.",
+    )
     streaming: bool = _option(False, "Read the rows while training, without downloading and preparing them first.")
     sentences_per_clip: int | None = _option(None, "Draw this many sentences per clip; null for all of them.")
     flip_probability: float = _option(

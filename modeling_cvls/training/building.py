@@ -1,5 +1,7 @@
 """The model and the processor that a training starts from."""
 
+from collections.abc import Mapping
+
 from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
@@ -24,6 +26,12 @@ def word_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
 
 
+def frame_size(data_args: DataArguments, own: Mapping[str, int] = CVLSVideoProcessor.size) -> dict[str, int]:
+    """The size that frames are scaled to, as `CVLSVideoProcessor` takes it: what `data_args` says, or else `own`."""
+    given = {"shortest_edge": data_args.shortest_edge, "longest_edge": data_args.longest_edge}
+    return {name: own[name] if value is None else value for name, value in given.items()}
+
+
 def build(
     model_args: ModelArguments, data_args: DataArguments, train_set: Dataset | IterableDataset
 ) -> tuple[CVLSModel, CVLSProcessor]:
@@ -35,6 +43,8 @@ def build(
     if model_args.checkpoint:
         model = load_model(model_args.checkpoint, "model.checkpoint", **model_args.config)
         processor = load_processor(model_args.checkpoint, "model.checkpoint")
+        own = processor.video_processor.size
+        processor.video_processor.size = type(own)(**frame_size(data_args, own))
     else:
         if model_args.vision and model_args.text:
             model = CVLSModel.from_vision_text_pretrained(model_args.vision, model_args.text, **model_args.config)
@@ -47,8 +57,7 @@ def build(
             config.text_config.vocab_size = len(tokenizer)
             config.text_config.pad_token_id = tokenizer.pad_token_id
             model = CVLSModel(config)
-        size = {"shortest_edge": data_args.shortest_edge, "longest_edge": data_args.longest_edge}
-        processor = CVLSProcessor(CVLSVideoProcessor(size=size), tokenizer)
+        processor = CVLSProcessor(CVLSVideoProcessor(size=frame_size(data_args)), tokenizer)
     processor.limit_sentences(model.config)
     return model, processor
 

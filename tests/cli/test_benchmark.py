@@ -22,6 +22,7 @@ from cost import (
     flops_of,
     flops_of_step,
     main,
+    read_setting,
     take_turns,
 )
 from factories import ROOT, tiny_config, tiny_sections
@@ -121,6 +122,20 @@ def test_script_prints_ratios(config_file, capsys):
     assert [row[:2] for row in rows] == [(BACKBONE, ""), (CVLS, "1"), (CVLS, "3"), (CLIPSEG, "1"), (CLIPSEG, "3")]
     ratios = [float(row[3]) for row in rows]
     assert 1 == ratios[0] < ratios[1] < ratios[2]
+
+
+def test_settings_are_those_of_a_file_that_names_its_parts(tmp_path):
+    tiny, path = tiny_config(), tmp_path / "named.yaml"
+    for name, part in (("vision", tiny.backbone_config), ("text", tiny.text_config), ("whole", tiny)):
+        part.save_pretrained(tmp_path / name)  # without weights
+    model = {"vision": str(tmp_path / "vision"), "text": str(tmp_path / "text"), "config": {"num_frames": 3}}
+    path.write_text(yaml.safe_dump({"model": model, "data": {"longest_edge": 640}, "training": {"use_cpu": True}}))
+    setting = read_setting([str(path)])
+    assert (setting.height, setting.width, setting.config.num_frames) == (320, 640, 3)
+    assert setting.config.backbone_config.hidden_sizes == tiny.backbone_config.hidden_sizes
+    assert setting.config.text_config.vocab_size == tiny.text_config.vocab_size
+    path.write_text(yaml.safe_dump({"model": {"checkpoint": str(tmp_path / "whole")}, "training": {"use_cpu": True}}))
+    assert read_setting([str(path)]).config.hidden_size == tiny.hidden_size
 
 
 def test_script_measures_the_head(config_file, capsys):

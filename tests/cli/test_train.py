@@ -8,7 +8,13 @@ import yaml
 import cvls
 from factories import ROOT
 from modeling_cvls import CVLSConfig
-from modeling_cvls.training import CVLSTrainingArguments, DataArguments, parse_training, training_options
+from modeling_cvls.training import (
+    CVLSTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    parse_training,
+    training_options,
+)
 
 DEMO = str(ROOT / "configs" / "demo.yaml")
 
@@ -78,6 +84,17 @@ def test_a_file_is_needed():
         parse_training(["--training.max_steps", "3"])
     with pytest.raises(ValueError, match="^the YAML file does not exist: '.*none.yaml'"):
         parse_training(["none.yaml"])
+
+
+def test_a_part_is_described_once():
+    parts = {"vision": "a", "text": "b"}
+    for given, message in (
+        ({"vision": "a"}, "`model.vision` and `model.text` go together"),
+        ({**parts, "checkpoint": "c"}, "`model.checkpoint` holds both parts"),
+        ({**parts, "config": {"text_config": {"model_type": "bert"}}}, "leave out `model.config.text_config`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ModelArguments(**given)
 
 
 def test_a_file_that_is_not_yaml_is_named(tmp_path):

@@ -6,10 +6,13 @@ import shutil
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 
+from factories import tiny_config, tiny_tokenizer
+from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor
 from modeling_cvls.launch import check_checkpoint
 from modeling_cvls.training import CVLSTrainingArguments, DataArguments, ModelArguments, build, train
 from modeling_cvls.training.checkpoints import checkpoint_to_resume, full_disk_is_named
@@ -214,3 +217,20 @@ def test_a_checkpoint_whose_weights_are_cut_off_is_named(make_model, processor, 
         check_checkpoint(str(tmp_path), "--model")
     with pytest.raises(ValueError, match=rf"model.checkpoint {tmp_path}/model.safetensors is damaged"):
         build(ModelArguments(checkpoint=str(tmp_path)), DataArguments(), None)
+
+
+def test_a_checkpoint_s_frames_keep_their_size_unless_another_is_given(tmp_path):
+    own = {"shortest_edge": 64, "longest_edge": 128}
+    CVLSModel(tiny_config()).save_pretrained(tmp_path)
+    CVLSProcessor(CVLSVideoProcessor(size=own), tiny_tokenizer()).save_pretrained(tmp_path)
+    for given, expected in (
+        ({}, own),
+        ({"shortest_edge": 32}, {**own, "shortest_edge": 32}),
+        ({"shortest_edge": 96, "longest_edge": 160}, {"shortest_edge": 96, "longest_edge": 160}),
+    ):
+        _, processor = build(ModelArguments(checkpoint=str(tmp_path)), DataArguments(**given), None)
+        processor.save_pretrained(tmp_path / "saved")
+        for one in (processor, CVLSProcessor.from_pretrained(tmp_path / "saved")):
+            size = expected["shortest_edge"], expected["longest_edge"]
+            frames = one(videos=np.zeros((1, *size, 3), np.uint8))["pixel_values_videos"]
+            assert dict(one.video_processor.size) == expected and frames.shape[-2:] == size
