@@ -437,13 +437,9 @@ def test_import_and_conversion_need_nothing_of_posix(tree, tmp_path):
     """As on Windows: no fcntl, no fork; worker processes are spawned and find the conversion's functions."""
     convert(tree, tmp_path / "here")
     program = ROOT / "tests" / "data" / "programs" / "convert_without_posix.py"
-    result = subprocess.run(
-        [sys.executable, program, tree, tmp_path / "there"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    arguments, environment = [program, tree, tmp_path / "there"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = [sys.executable, *arguments]
+    result = subprocess.run(started, env=environment, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
     here, there = (
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
