@@ -7,7 +7,7 @@ RAW holds
     <split>/JPEGImages/<video>/<frame>.jpg
     <split>/meta_expressions.json   videos -> <video> -> expressions -> <n> -> {exp, obj_id: [], anno_id: []}, frames;
                                     one referent, several, or none: []; valid and test have `exp` alone
-    <split>/mask_dict.json          <anno_id> -> one COCO RLE a frame, {"size", "counts"}; null: the object is absent
+    <split>/mask_dict.json          <anno_id> -> one COCO RLE per frame, {"size", "counts"}; null: the object is absent
                                     (not in valid and test)
 
 Every frame is annotated. The masks of valid_u are published, those of valid and test are not: their rows carry no
