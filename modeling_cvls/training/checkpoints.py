@@ -92,7 +92,8 @@ def checkpoint_to_resume(args: CVLSTrainingArguments) -> str | None:
     `output_dir` where it is true, or None where there is none to go on from.
 
     Raises:
-        ValueError: the folder is not a whole checkpoint; or there are checkpoints, but not one whole one.
+        ValueError: the folder is not a whole checkpoint; or there are checkpoints, but not one whole one; or there is
+            a finished model without any, which a training from the start would replace.
     """
     wanted = args.resume_from_checkpoint
     if not wanted:
@@ -112,6 +113,12 @@ def checkpoint_to_resume(args: CVLSTrainingArguments) -> str | None:
         faults.append(f"{folder}: {fault}")
     if faults:
         raise ValueError(f"no whole checkpoint to go on from; {'; '.join(faults)}")
+    finished = next(Path(args.output_dir).glob("model*.safetensors"), None)
+    if finished and not args.overwrite_output_dir:
+        raise ValueError(
+            f"{args.output_dir} holds a finished training ({finished.name}) and no whole checkpoint to go on from. To "
+            "replace it: --training.overwrite_output_dir true; or choose another --training.output_dir"
+        )
     return None
 
 

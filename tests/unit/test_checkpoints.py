@@ -185,6 +185,16 @@ def test_a_folder_with_a_training_takes_no_second_one(tmp_path, content):
             )
 
 
+def test_a_finished_training_without_checkpoints_is_not_started_anew_by_resuming(tmp_path):
+    args = CVLSTrainingArguments(output_dir=str(tmp_path), use_cpu=True, resume_from_checkpoint=True)
+    assert checkpoint_to_resume(args) is None  # a batch system may always ask for it, from the first start on
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=r"holds a finished training \(model\.safetensors\) and no whole checkpoint"):
+        checkpoint_to_resume(args)
+    args.overwrite_output_dir = True
+    assert checkpoint_to_resume(args) is None
+
+
 def test_two_trainings_at_once_are_refused(tmp_path):
     with FileLock(tmp_path / "_lock"):
         with pytest.raises(ValueError, match="another process is training into"):
