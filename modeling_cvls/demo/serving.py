@@ -73,8 +73,7 @@ def describe_model(name: str) -> str:
     """What the model's card says it was trained on, in Markdown."""
     card = load_card(name)
     title = (card and card.data.model_name) or Path(name).name
-    results = (card and card.data.eval_results) or []
-    names = list(dict.fromkeys(result.dataset_name for result in results)) or (card and card.data.datasets) or []
+    names = (card and card.data.datasets) or []
     names = [names] if isinstance(names, str) else names
     trained = f"was trained on {', '.join(names)}" if names else "does not say what it was trained on"
     return f"The model {title} {trained}."

@@ -16,6 +16,7 @@ from modeling_cvls import FrameReader
 from modeling_cvls.demo.clips import KEPT, Clips
 from modeling_cvls.demo.decoding import ClipLimits, Decoder
 from modeling_cvls.demo.results import score_table, segment_clip
+from modeling_cvls.demo.serving import describe_model
 from modeling_cvls.demo.storage import Storage
 from modeling_cvls.visualization import VideoWriter, write_video
 from numbered_videos import add_tone, loudness, write_numbered
@@ -269,3 +270,12 @@ def test_the_thread_deletes_until_it_is_closed(tmp_path):
         time.sleep(0.01)
     storage.close()
     assert calls and not (tmp_path / "old").exists()
+
+
+def test_the_page_says_what_a_model_was_trained_on_and_not_where_it_was_measured(tmp_path):
+    results = "[{task: {type: t}, dataset: {name: B, type: b}, metrics: [{type: mean_iou, value: 0.5}]}]"
+    card = f"---\n{{datasets: [a], model-index: [{{name: seen, results: {results}}}]}}\n---\n"
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert describe_model(str(tmp_path)) == "The model seen was trained on a."
+    (tmp_path / "README.md").write_text(card.replace("datasets: [a], ", ""), encoding="utf-8")
+    assert describe_model(str(tmp_path)) == "The model seen does not say what it was trained on."
