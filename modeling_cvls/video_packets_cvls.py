@@ -18,7 +18,7 @@ import numpy as np
 #: The length of a stream of Matroska and WebM, as in 01:02:03.500000000.
 LENGTH = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 #: What is noted of each packet, and what stands for a value that is not known.
-NOTED, UNKNOWN = ("pts", "dts", "duration", "size", "is_keyframe", "is_discard", "is_corrupt"), -(2**63)
+NOTED, UNKNOWN = ("pts", "dts", "duration", "size", "is_keyframe", "is_discard"), -(2**63)
 TEXT_FORMATS = ("adf", "bin", "idf", "tty", "xbin")
 OLDEST_AV = (17, 1)  # the version of PyAV that is needed
 VP8_IS_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, section 9.1)
@@ -179,9 +179,11 @@ class _Notes:
     Args:
         is_vp8: look for frames that are not shown.
         is_h264_of_mov: look for key packets that only begin to refresh the picture.
+        is_mpegts: note the marks of losses, too.
     """
 
-    def __init__(self, is_vp8: bool, is_h264_of_mov: bool):
+    def __init__(self, is_vp8: bool, is_h264_of_mov: bool, is_mpegts: bool):
+        self._names = (*NOTED, "is_corrupt") if is_mpegts else NOTED
         self._is_vp8, self._is_h264_of_mov = is_vp8, is_h264_of_mov
         self._values = array("q")
         self.hidden: list[int] = []
@@ -190,7 +192,7 @@ class _Notes:
     def of(self, demuxed: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """The packets with their numbers, to their end or first error; each is noted before it is given."""
         # Of long videos this loop is what opening them costs.
-        av, number, note, attributes = import_av(), 0, self._values.extend, attrgetter(*NOTED)
+        av, number, note, attributes = import_av(), 0, self._values.extend, attrgetter(*self._names)
         is_vp8, is_h264_of_mov = self._is_vp8, self._is_h264_of_mov
         try:
             for packet in demuxed:
@@ -198,7 +200,7 @@ class _Notes:
                 try:
                     note(row)
                 except TypeError:  # something is None
-                    del self._values[number * len(NOTED) :]
+                    del self._values[number * len(self._names) :]
                     if row[0] is row[1] is None and not row[3]:
                         continue  # the mark of the end
                     note(UNKNOWN if value is None else value for value in row)
@@ -213,8 +215,9 @@ class _Notes:
             self.is_cut = True
 
     def columns(self) -> np.ndarray:
-        """int64 (7, N): what `NOTED` names, of all packets that passed."""
-        return np.array(self._values).reshape(-1, len(NOTED)).T.copy()
+        """int64 (7, N): what `NOTED` names, of all packets that passed, and whether each is marked."""
+        values = np.array(self._values).reshape(-1, len(self._names)).T
+        return np.concatenate([values, np.zeros((len(NOTED) + 1 - len(values), values.shape[1]), dtype=values.dtype)])
 
 
 def read_packets(source: str | bytes) -> Packets:
@@ -235,8 +238,9 @@ def read_packets(source: str | bytes) -> Packets:
         if codec is None:
             raise ValueError("is encoded in a way for which there is no decoder here")
         codec.thread_count = 1
-        is_mov = "mov" in container.format.name
-        notes = _Notes(codec.name == "vp8", is_mov and codec.name == "h264")
+        name = container.format.name
+        is_mov = "mov" in name
+        notes = _Notes(codec.name == "vp8", is_mov and codec.name == "h264", name == "mpegts")
         packets = notes.of(container.demux(stream))
         first, frame = next(decode_packets(packets, codec, failed=[]), (None, None))
         for _ in packets:  # those that come behind the first frame
@@ -255,7 +259,7 @@ def read_packets(source: str | bytes) -> Packets:
         return Packets(
             stream=stream.index,
             codec=codec.name,
-            is_avi=container.format.name == "avi",
+            is_avi=name == "avi",
             is_mov=is_mov,
             unit=stream.time_base,
             rate=stream.average_rate or stream.guessed_rate,
