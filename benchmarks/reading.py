@@ -24,12 +24,13 @@ from modeling_cvls import FrameReader
 FPS, HEIGHT, WIDTH, FRAMES = 25, 180, 320, 8
 
 
-def write_video(path: Path, num_frames: int) -> None:
+def write_video(path: Path, num_frames: int, scale: int) -> None:
     """A square that moves over a ground that rolls on every third frame."""
-    ground = np.random.default_rng(0).integers(0, 255, (15, 20, 3), dtype=np.uint8).repeat(12, 0).repeat(16, 1)
+    ground = np.random.default_rng(0).integers(0, 255, (15, 20, 3), dtype=np.uint8)
+    ground = ground.repeat(12 * scale, 0).repeat(16 * scale, 1)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "30"})
-        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = scale * HEIGHT, scale * WIDTH, "yuv420p"
         for index in tqdm(range(num_frames), desc="writing the video", unit="frame"):
             frame = np.roll(ground, index // 3, axis=1)
             frame[20:60, 2 * index % (WIDTH - 40) :][:, :40] = (220, 30, 30)
@@ -63,11 +64,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10, help="length of the video; default: 10")
     parser.add_argument("--rounds", type=int, default=7, help="of each measurement; default: 7")
+    parser.add_argument("--scale", type=int, default=1, help="size of the frames, in 320 x 180 pixels; default: 1")
     args = parser.parse_args(arguments)
     num_frames = round(args.minutes * 60 * FPS)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "video.mp4")
-        write_video(Path(path), num_frames)
+        write_video(Path(path), num_frames, args.scale)
         random = np.random.default_rng(0)
         places = [sorted(random.integers(0, num_frames, FRAMES).tolist()) for _ in range(args.rounds)]
         ours, theirs = open_ours(path), open_decord(path)
@@ -80,7 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
                 lambda n: open_decord(path).get_batch(places[n]),
             ),
         }
-        print(f"{num_frames} frames, {WIDTH} x {HEIGHT} pixels; seconds of CPU (of the clock)")
+        size = f"{args.scale * WIDTH} x {args.scale * HEIGHT}"
+        print(f"{num_frames} frames, {size} pixels; seconds of CPU (of the clock)")
         print(f"{'':18} {'decord':>16} {'FrameReader':>16}  ratio of CPU (of the clock)")
         for name, (run_ours, run_theirs) in steps.items():
             (cpu, clock), (new_cpu, new_clock) = measure((run_theirs, run_ours), args.rounds)
