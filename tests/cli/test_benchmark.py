@@ -36,6 +36,7 @@ def test_operations_of_a_convolution():
     assert flops["Global"] == 2 * (2 * 6 * 10) * 8 * (3 * 5 * 5)  # a multiply-add a tap, at each output
 
 
+@pytest.mark.slow
 def test_operations_of_the_contrastive_head():
     sentences, frames, height, width = 3, 4, 64, 96
     config = tiny_config()
@@ -138,6 +139,7 @@ def test_settings_are_those_of_a_file_that_names_its_parts(tmp_path):
     assert read_setting([str(path)]).config.hidden_size == tiny.hidden_size
 
 
+@pytest.mark.slow
 def test_script_measures_the_head(config_file, capsys):
     try:
         main(["--part", "head", "--config", str(config_file), "--repeats", "2"])

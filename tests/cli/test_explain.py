@@ -198,6 +198,7 @@ def picture(path):
     return pixels
 
 
+@pytest.mark.slow
 def test_pictures_of_a_data_set(files, capsys):
     given = ["--dataset", str(files / "dataset"), "--output"]
     cvls.main(["explain", *given, str(files / "new" / "a.png"), "--model", str(files / "full")])
@@ -218,6 +219,7 @@ def test_pictures_of_a_data_set(files, capsys):
     assert "IoU" not in text  # frame 1 is not annotated
 
 
+@pytest.mark.slow
 def test_picture_of_a_video_and_of_a_model_without_filter(files, make_model, processor, capsys):
     make_model(channel_filter=False).save_pretrained(files / "unfiltered")
     (files / "unfiltered" / "processor_config.json").write_bytes(

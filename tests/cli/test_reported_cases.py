@@ -63,6 +63,7 @@ def segment(run, segmenter, tmp_path):
     return segment
 
 
+@pytest.mark.slow
 @needs_cases
 def test_times_and_pixels_of_the_source_are_kept(segment, tmp_path):
     assert segment(CASES / "variable_frame_rate/screenrec.mp4", tmp_path / "screen.mp4")[0] == 0
@@ -161,6 +162,7 @@ def test_a_legend_stays_within_the_picture():
     np.testing.assert_array_equal(drawn[: height // 2], once[: height // 2])
 
 
+@pytest.mark.slow
 @needs_cases
 def test_mirrors_and_colors():
     """Against the stored frames, turned by hand, and the color that was drawn."""

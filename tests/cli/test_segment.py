@@ -30,6 +30,7 @@ def check_cutouts(folder, frames, results, at):
             np.testing.assert_array_equal(picture[..., :3], frames[index])
 
 
+@pytest.mark.slow
 def test_overlay_cutouts_and_masks_of_a_file(segment, checkpoint, tmp_path):
     write_video(tmp_path / "in.mp4", moving_squares(9), 12.5)
     code, printed, _ = segment(tmp_path / "in.mp4", tmp_path / "new" / "out.mp4", "--cutouts", "--masks")
@@ -60,6 +61,7 @@ def test_overlay_cutouts_and_masks_of_a_file(segment, checkpoint, tmp_path):
     assert f"9 frames written to {tmp_path}/new/out.mp4" in printed
 
 
+@pytest.mark.slow
 def test_a_folder_of_frames_and_a_part_of_it(segment, checkpoint, tmp_path):
     frames = moving_squares(12)
     (tmp_path / "frames").mkdir()
@@ -81,6 +83,7 @@ def times(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.mp4")}
 
 
+@pytest.mark.slow
 def test_a_folder_of_videos_is_resumed(segment, tmp_path):
     videos, output = tmp_path / "videos", tmp_path / "out"
     for seed, name in enumerate("abc"):
@@ -245,6 +248,7 @@ def test_the_overlay_lasts_as_long_as_the_source(segment, tmp_path):
     assert part.end == pytest.approx(1.96, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_folder_of_all_kinds_is_gone_through_whole(segment, tmp_path, monkeypatch):
     folder = tmp_path / "videos"
     folder.mkdir()

@@ -103,6 +103,7 @@ def test_a_stopped_run_goes_on(written, flat, tmp_path, monkeypatch, capsys):
         assert load_dataset(str(tmp_path / "out"), split=split).to_list() == expected.to_list()
 
 
+@pytest.mark.slow
 def test_a_filling_box_is_inside_at_all_sizes():
     shapes = [(240, 427), (480, 854), (360, 640), (320, 240), (427, 320), (1080, 1920), (101, 33), (270, 640)]
     for of_height, of_width in shapes:
@@ -185,6 +186,7 @@ def test_halves_never_mix(written):
             assert (~masks.any(axis=1) & (dark if surely is light else light)).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_what_is_around_is_no_background_for_the_same(flat):
     catalog = catalog_of(flat)
     backgrounds = {"parcel": set(), "box": set()}
@@ -236,6 +238,7 @@ def test_real_splits_are_the_untouched_halves(written, flat):
             ]
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(written, flat, tmp_path):
     splits = {"train": 6, "validation": 2, "test": 3, "heldout": 2}
     size = {"height": 48, "width": 64, "num_frames": 5, "num_proc": 2}
@@ -252,6 +255,7 @@ def run_script(monkeypatch, *arguments) -> None:
     runpy.run_path(str(ROOT / "scripts" / "make_composites.py"), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_script_on_real_videos(davis, monkeypatch, tmp_path, capsys):
     arguments = ["--train", 4, "--validation", 1, "--test", 2, "--heldout", 0, "--num-proc", 1]
     run_script(

@@ -118,6 +118,7 @@ def in_process(function, *arguments, **keywords) -> int:
     return process.exitcode
 
 
+@pytest.mark.slow
 def test_an_uninterrupted_run(whole, tmp_path, capsys):
     write(tmp_path / "out", num_proc=2)
     assert contents(tmp_path / "out") == whole  # with two processes the same as with one
@@ -302,6 +303,7 @@ def write_after_reading(video: Path, output: Path) -> None:
     write_dataset(output, SPLITS, collect_garbage, CARD, 2)
 
 
+@pytest.mark.slow
 def test_a_video_that_was_read_before_does_not_hang_the_workers(tmp_path):
     """A fork takes a reader along but not its threads: its end in a worker would wait for them for ever."""
     with av.open(str(tmp_path / "video.mp4"), "w") as container:
@@ -324,6 +326,7 @@ def wait_for_ever(name: str) -> None:
     time.sleep(1000)
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_the_same(tmp_path):
     splits = {"train": [str(tmp_path / "started")]}
     process = multiprocessing.get_context("fork").Process(
@@ -359,6 +362,7 @@ def end_the_process(name: str) -> dict:
     return make_row(name)
 
 
+@pytest.mark.slow
 def test_a_video_that_ends_its_process_is_named_and_the_others_are_converted(tmp_path):
     with pytest.raises(ValueError, match="train, video 8: video '7': reading it ends the process"):
         write_dataset(tmp_path / "out", SPLITS, end_the_process, CARD, 2)
@@ -368,6 +372,7 @@ def test_a_video_that_ends_its_process_is_named_and_the_others_are_converted(tmp
     assert loaded["test"]["video_id"] == SPLITS["test"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_without_skip_the_first_problem_stops(tmp_path, num_proc):
     with pytest.raises(ValueError, match="train, video 4: source/3.mp4 cannot be decoded .--skip-invalid leaves"):

@@ -275,6 +275,7 @@ def test_synthetic_tree_gives_back_what_was_drawn(tmp_path):
         assert [sentence["text"] for sentence in row["sentences"]] == [sentences[0].text]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="the real annotation files are not here")
 def test_all_928_sentences_on_tiny_videos(tmp_path):
     metadata = REAL / "jhmdb_sentences_samples_metadata.json"

@@ -45,6 +45,7 @@ def assert_same_bytes(first: Path, second: Path) -> None:
     assert not different and not unreadable
 
 
+@pytest.mark.slow
 def test_sentences_are_true_of_their_referent_alone_and_none_of_them_can_be_shortened(train, heldout):
     texts = 0
     for scene, sentences in train + heldout:
@@ -278,6 +279,7 @@ def test_a2d_mask_file_of_a_hidden_and_of_a_single_instance(tmp_path):
         assert file["reBBox"][:].tolist() == [[4, 1, 8, 2]]
 
 
+@pytest.mark.slow
 def test_same_seed_writes_the_same_bytes(tmp_path):
     splits = {"train": 20, "test": 3}
     write_a2d_sentences(tmp_path / "a", splits, seed=1)

@@ -245,6 +245,7 @@ def test_a_wrong_json_is_named_in_few_words(tmp_path, content):
     assert len(str(raised.value)) - len(str(tmp_path)) < 200
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_a_bomb(rvos, tmp_path):
     path = next(rvos.rglob("00000.jpg"))
     Image.new("1", (40_000, 10_000)).save(path, "png")

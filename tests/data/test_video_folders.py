@@ -303,6 +303,7 @@ def test_two_processes_write_the_same(tree, tmp_path):
     assert {split: list(rows) for split, rows in one.items()} == {split: list(rows) for split, rows in two.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="the real annotation files are not here")
 def test_all_2096_sentences_of_refer_youtube_vos_on_tiny_videos(tmp_path):
     source = tmp_path / "raw"
@@ -326,6 +327,7 @@ def test_all_2096_sentences_of_refer_youtube_vos_on_tiny_videos(tmp_path):
         assert [cell["path"] for cell in row["frames"]] == [f"{name}.jpg" for name in sorted(video["frames"])]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="the real videos are not here")
 def test_real_davis_videos(tmp_path):
     source = REAL / "ref_davis"

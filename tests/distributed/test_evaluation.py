@@ -41,6 +41,7 @@ def truth_of(row, sentence):
     return truth
 
 
+@pytest.mark.slow
 def test_j_and_f_of_whole_videos_equal_the_direct_model_call(model, processor, rows):
     expected = []
     for row in rows:
@@ -106,6 +107,7 @@ def test_batches_are_as_large_as_asked_for(model, processor, rows, monkeypatch):
     assert seen == [(3, 2), (1, 2)]
 
 
+@pytest.mark.slow
 def test_ref_davis17_as_published_results_are_computed(model, processor):
     """Object 0 has three sentences, object 1 two, not in the order of the annotators. Written down from the published
     procedure: one label map an annotator, each pixel the most probable object's; then the best assignment of labels to
@@ -245,6 +247,7 @@ def test_a_set_ten_times_larger_takes_the_same_memory(model, processor, tmp_path
     assert len(peaks) == 4 and peaks[1] < 1.1 * peaks[0] and peaks[3] < 1.1 * peaks[0], peaks
 
 
+@pytest.mark.slow
 def test_equal_scores_rank_by_the_order_of_the_set(model, processor, rows, monkeypatch):
     """mAP with all scores the same: the shares of three processes, one after another, are the set in its order."""
     added = []

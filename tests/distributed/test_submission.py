@@ -124,6 +124,7 @@ def test_nothing_replaces_the_masks_of_another(model, processor, rows, tmp_path)
         assert not list(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_two_evaluations_into_one_submission(model, processor, rows, tmp_path):
     (tmp_path / "submission").mkdir()
     with FileLock(tmp_path / "submission" / ".lock"):

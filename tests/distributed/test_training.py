@@ -266,6 +266,7 @@ def test_streamed_rows_train(config_file, tmp_path):
     assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_training(make_model, processor, dataset, tmp_path):
     model = make_model()
     model.presence[-1].bias.data.fill_(float("nan"))

@@ -14,6 +14,7 @@ def names(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_only_one(tmp_path):
     lock = tmp_path / "new" / ".lock"
     with only_one(lock, BlockingIOError("taken")):
@@ -53,6 +54,7 @@ def test_a_full_disk_is_named(tmp_path):
     assert not names(tmp_path)
 
 
+@pytest.mark.slow
 def test_one_writer_at_a_time(tmp_path):
     with FileLock(tmp_path / ".out.txt.lock"):
         with pytest.raises(BlockingIOError, match=r"another process is writing .*out.txt"):

@@ -34,6 +34,7 @@ def resumed(trainer, value=True) -> str | None:
     return checkpoint_to_resume(trainer.args)
 
 
+@pytest.mark.slow
 def test_checkpoints_are_whole_and_nothing_unfinished_stays(trained, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"checkpoint-{n}" for n in (1, 2, 3)]
     for folder in (tmp_path / "out").iterdir():
@@ -42,6 +43,7 @@ def test_checkpoints_are_whole_and_nothing_unfinished_stays(trained, tmp_path):
     assert resumed(trained) == str(tmp_path / "out" / "checkpoint-3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*EVERYTHING, "training_weights.safetensors"])
 @pytest.mark.parametrize("damage", ["missing", "half", "empty"])
 def test_what_is_not_whole_is_passed_over_and_named(trained, tmp_path, capsys, name, damage):
@@ -58,6 +60,7 @@ def test_what_is_not_whole_is_passed_over_and_named(trained, tmp_path, capsys, n
         resumed(trained, str(newest))
 
 
+@pytest.mark.slow
 def test_one_changed_byte_of_the_optimizer_is_found(trained, tmp_path):
     path = tmp_path / "out" / "checkpoint-3" / "optimizer.pt"
     content = bytearray(path.read_bytes())
@@ -67,6 +70,7 @@ def test_one_changed_byte_of_the_optimizer_is_found(trained, tmp_path):
         resumed(trained, str(path.parent))
 
 
+@pytest.mark.slow
 def test_no_whole_checkpoint_is_an_error_and_none_at_all_a_start(trained, tmp_path):
     for folder in (tmp_path / "out").iterdir():
         (folder / "scheduler.pt").unlink()
@@ -95,6 +99,7 @@ def test_what_is_missing_is_explained(make_trainer, tmp_path):
         resumed(trainer, folder)
 
 
+@pytest.mark.slow
 def test_an_engine_that_shards_has_a_layout_of_its_own(trained, tmp_path, monkeypatch):
     """FSDP by a configuration file of Accelerate, which tells the processes by the environment."""
     newest = tmp_path / "out" / "checkpoint-3"
@@ -116,6 +121,7 @@ def test_the_oldest_checkpoint_goes_when_the_new_one_is_there(make_trainer, tmp_
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-3"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_written_again(trained, tmp_path):
     """A training that goes on from an older one comes by the same step again."""
     before = (tmp_path / "out" / "checkpoint-3" / "model.safetensors").read_bytes()
@@ -124,6 +130,7 @@ def test_a_checkpoint_can_be_written_again(trained, tmp_path):
     assert len((tmp_path / "out" / "checkpoint-3" / "model.safetensors").read_bytes()) == len(before)
 
 
+@pytest.mark.slow
 def test_averaged_weights_resume_exactly(make_trainer, tmp_path):
     """Three steps, and two steps and one more: the same weights, averaged and not."""
     whole = make_trainer(max_steps=3, ema_decay=0.5, **AT_EACH_STEP)
@@ -195,6 +202,7 @@ def test_a_finished_training_without_checkpoints_is_not_started_anew_by_resuming
     assert checkpoint_to_resume(args) is None
 
 
+@pytest.mark.slow
 def test_two_trainings_at_once_are_refused(tmp_path):
     with FileLock(tmp_path / "_lock"):
         with pytest.raises(ValueError, match="another process is training into"):

@@ -91,6 +91,7 @@ def test_the_overlay_keeps_times_pixels_and_sound(decoder, segmenter, tmp_path, 
     assert FrameReader(results.video).sample_aspect_ratio == 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is damaged or was cut off")
 @pytest.mark.parametrize("at", ["the middle", "the end"])
 def test_a_damaged_clip_gives_what_is_left(decoder, segmenter, tmp_path, monkeypatch, at):

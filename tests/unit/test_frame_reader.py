@@ -93,6 +93,7 @@ def test_one_pass_through_arrays_and_images():
         np.testing.assert_array_equal(np.stack(list(FrameReader(video).frames([1, 4]))), frames[[1, 4]])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_VIDEOS, reason="../shared/real_data/videos is absent")
 def test_real_video_equals_pyav():
     path = REAL_VIDEOS[0]
@@ -172,6 +173,7 @@ def server(mp4, monkeypatch):
         http.shutdown()
 
 
+@pytest.mark.slow
 def test_url(mp4, server):
     expected = FrameReader(mp4).read(range(23))
     for address in ("/square.mp4", "/moved", "/square.mp4?size=large#t=1"):

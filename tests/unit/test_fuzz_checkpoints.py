@@ -212,6 +212,7 @@ def damage_and_resume(seed, trained, make_trainer, tmp_path):
     assert all(torch.equal(found[name], value) for name, value in truth.items()), what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_damages_to_resumed_checkpoints(seed, trained, make_trainer, tmp_path):
     damage_and_resume(seed, trained, make_trainer, tmp_path)
@@ -291,6 +292,7 @@ def test_many_damages_to_files_of_trainings(tmp_path, capsys, monkeypatch):
         damage_and_read(seed, tmp_path, capsys, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NASTY)
 def test_hostile_files_of_trainings(name, tmp_path, capsys, monkeypatch):
     path = tmp_path / "a.yaml"

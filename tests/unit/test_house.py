@@ -112,6 +112,7 @@ def test_entry_points_are_short():
     none_beyond(long)
 
 
+@pytest.mark.slow
 def test_no_function_is_long_or_has_many_parameters():
     beyond = set()
     for path in ALL:

@@ -61,6 +61,7 @@ def test_windows_over_a_growing_sequence(look_ahead, overlap, length):
     assert all(now - position <= look_ahead for position, now in taken.items())
 
 
+@pytest.mark.slow
 def test_results_are_those_of_a_file(segmenter):
     expected = list(segmenter.stream(NOISE, SENTENCES, video_fps=10))
     live = segmenter.live(SENTENCES, fps=10, return_frames=True)
@@ -83,6 +84,7 @@ def test_results_are_those_of_a_file(segmenter):
         live.push(NOISE[0])
 
 
+@pytest.mark.slow
 def test_without_look_ahead_a_result_comes_with_its_frame_and_knows_the_past_only(segmenter):
     live = segmenter.live(SENTENCES, look_ahead=0)
     for number, frame in enumerate(NOISE[:7]):
@@ -94,6 +96,7 @@ def test_without_look_ahead_a_result_comes_with_its_frame_and_knows_the_past_onl
     assert live.close() == []
 
 
+@pytest.mark.slow
 def test_the_end_of_a_stream(segmenter):
     """The last window ends at the last frame, whatever the frames before; a short stream is one window."""
     live = segmenter.live(SENTENCES)
@@ -106,6 +109,7 @@ def test_the_end_of_a_stream(segmenter):
     assert segmenter.live(SENTENCES).close() == []
 
 
+@pytest.mark.slow
 def test_sentences_change_on_the_way(segmenter):
     live, results = segmenter.live(SENTENCES[0]), []
     for number, frame in enumerate(NOISE):
@@ -123,6 +127,7 @@ def test_sentences_change_on_the_way(segmenter):
         live.ask(" ")
 
 
+@pytest.mark.slow
 def test_frames_above_the_rate_are_skipped_and_counted(segmenter):
     live = segmenter.live(SENTENCES, fps=10, look_ahead=0)
     taken = [result["time"] for i in range(50) for result in live.push(NOISE[i % 13], time=100 + i / 25)]
@@ -132,9 +137,10 @@ def test_frames_above_the_rate_are_skipped_and_counted(segmenter):
         live.push(NOISE[0], time=5)
 
 
+@pytest.mark.slow
 def test_what_is_kept_does_not_grow(segmenter):
     live, sizes = segmenter.live(SENTENCES, return_frames=True), []
-    for number in range(300):
+    for number in range(100):
         live.push(NOISE[number % 13])
         kept = [live._encoder._pixels, live._encoder._tokens, live._waiting, live._logits._blender._sums]
         sizes.append(max(map(len, kept)))
@@ -168,6 +174,7 @@ def test_what_is_no_image_is_refused(segmenter, image):
         segmenter.live(SENTENCES).push(image)
 
 
+@pytest.mark.slow
 def test_a_file_and_an_iterable_lose_nothing(segmenter, tmp_path):
     write_video(tmp_path / "clip.mp4", NOISE, 10)
     frames = FrameReader(tmp_path / "clip.mp4").read(range(13))
@@ -210,6 +217,7 @@ def server(tmp_path):
         loopback.shutdown()
 
 
+@pytest.mark.slow
 def test_a_stream_is_played_in_real_time(segmenter, server):
     live, start, results = segmenter.live(SENTENCES, fps=10, look_ahead=1), time.monotonic(), []
     for result in live.run(server):

@@ -35,6 +35,7 @@ def masks_of(model: torch.nn.Module) -> torch.Tensor:
         return model.eval()(**random_batch(clips=1, frames=2)).mask_logits
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing:FutureWarning")
 def test_train_save_load_and_merge(adapted, tmp_path):
     untrained = CVLSModel.from_pretrained(CHECKPOINT)
@@ -121,6 +122,7 @@ def by_hand() -> int:
     return adapter + 2 * contrast + queries + presence  # the alignment is as large as the contrast
 
 
+@pytest.mark.slow
 def test_what_is_trained_and_counted_by_hand(make_adapted, base):
     trainer = make_adapted("out")
     learning = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
@@ -169,6 +171,7 @@ def test_an_adapter_resumes_exactly(make_adapted, tmp_path, more):
         assert all(torch.equal(again[key], value) for key, value in whole.items()), name
 
 
+@pytest.mark.slow
 def test_the_best_adapter_is_loaded(make_adapted, tmp_path, monkeypatch):
     scores = iter([0.2, 0.9, 0.1])
     monkeypatch.setattr(
@@ -194,6 +197,7 @@ def test_a_frozen_text_encoder_gets_no_adapter(make_adapted):
     assert any("lora" in name for name in names) and not any("lora" in name and "language" in name for name in names)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_named(make_adapted, base, tmp_path):
     make_adapted("out", max_steps=1).train()
     checkpoint = str(tmp_path / "out" / "checkpoint-1")

@@ -61,6 +61,7 @@ def test_a_sentence_is_independent_of_the_others(make_model, attention):
             torch.testing.assert_close(alone[output][:, 0], together[output][:, k], **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_clip_is_independent_of_the_others(make_model):
     model, batch = make_model(), random_batch(clips=3)
     together = model(**batch)
@@ -115,6 +116,7 @@ def test_the_clip_is_encoded_once(make_model):
     assert seen == [(2 * 4, 3, 64, 64)]
 
 
+@pytest.mark.slow
 def test_features_of_a_clip_take_the_place_of_its_frames(make_model):
     """One encoding answers any sentences, for clips of different sizes and lengths too, and gradients flow into it."""
     model = make_model()
@@ -194,6 +196,7 @@ def test_the_contrast_changes_no_other_weight_at_the_start(make_model):
         assert torch.equal(value, full[name]), name
 
 
+@pytest.mark.slow
 def test_switches_are_a_matter_of_the_config(make_model):
     batch = random_batch()
     full, alone = make_model()(**batch), make_model(similarity_in_masks=False)(**batch)
@@ -245,6 +248,7 @@ def test_a_referent_that_is_not_annotated_in_a_frame_is_left_out(make_model):
         assert after[name].item() == before[name].item()
 
 
+@pytest.mark.slow
 def test_wrong_shapes_are_named(make_model):
     model, batch = make_model(), random_batch(height=64, width=64)
     with pytest.raises(ValueError, match="multiples of 32, got 60 x 64"):

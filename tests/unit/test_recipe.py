@@ -20,6 +20,7 @@ def changed(before: dict, after: dict) -> set[str]:
 NORMS = (".normalization.",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "frozen"),
     [
@@ -104,6 +105,7 @@ class Weights(TrainerCallback):
         self.seen.append(state_of(model))
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_and_saved(make_trainer, tmp_path, monkeypatch):
     trainer = make_trainer(
         max_steps=3, ema_decay=0.2, save_strategy="steps", save_steps=3, eval_strategy="steps", eval_steps=3

@@ -96,6 +96,7 @@ def test_features_lie_where_they_are_told_to(segmenter, options, on_disk, in_mem
     assert session.num_bytes_in_memory == 0 and not (folder and folder.exists())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["cpu", "disk"])
 def test_a_saved_session_comes_back(segmenter, tmp_path, cache):
     path = tmp_path / "clip.features"
@@ -127,6 +128,7 @@ def test_a_saved_session_comes_back(segmenter, tmp_path, cache):
         segmenter.open(path, window=3)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_has_the_same_sessions(segmenter, processor, tmp_path):
     expected = segmenter(NOISE, SENTENCES)
     compiled = CVLSPipeline(model=segmenter.model, processor=processor, device="cpu", presence_threshold=0)
@@ -136,6 +138,7 @@ def test_a_compiled_model_has_the_same_sessions(segmenter, processor, tmp_path):
     check_same(segmenter.open(tmp_path / "clip.features").ask(SENTENCES), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(torch.ao.quantization, "quantize_dynamic"), reason="this torch has no quantization")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_quantized_model_has_sessions_of_its_own(segmenter, processor, tmp_path):
@@ -147,6 +150,7 @@ def test_a_quantized_model_has_sessions_of_its_own(segmenter, processor, tmp_pat
         segmenter.open(tmp_path / "clip.features")
 
 
+@pytest.mark.slow
 def test_a_saved_session_is_refused_by_another_checkpoint(segmenter, processor, tmp_path):
     path = tmp_path / "clip.features"
     segmenter.model.name_or_path = "somebody/one"
@@ -161,6 +165,7 @@ def test_a_saved_session_is_refused_by_another_checkpoint(segmenter, processor, 
     assert len(same.open(path).ask(SENTENCES)) == 2  # the weights count, not the name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -216,6 +221,7 @@ def test_encoding_goes_on_where_it_was_interrupted(segmenter, monkeypatch):
     check_same(session.ask(SENTENCES, presence_threshold=0), expected)
 
 
+@pytest.mark.slow
 def test_half_precision_that_does_not_hold_the_features_is_an_error(segmenter):
     with torch.no_grad():
         segmenter.model.vision.norm.weight.fill_(1e6)
@@ -224,6 +230,7 @@ def test_half_precision_that_does_not_hold_the_features_is_an_error(segmenter):
     segmenter.open(NOISE, dtype=torch.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "arguments", "error", "message"),
     [
@@ -351,6 +358,7 @@ def test_frames_lost_on_the_way_are_named_and_a_saved_session_knows_them(segment
     assert segmenter.open(tmp_path / "clip.features").ask("the red circle")[0]["gaps"] == gaps
 
 
+@pytest.mark.slow
 def test_missing_frames_have_no_results_and_a_saved_session_knows_them(segmenter, tmp_path):
     path = tmp_path / "clip.avi"
     with av.open(str(path), "w") as container:
