@@ -42,7 +42,7 @@ def build(
     """
     if model_args.checkpoint:
         model = load_model(model_args.checkpoint, "model.checkpoint", **model_args.config)
-        processor = load_processor(model_args.checkpoint, "model.checkpoint")
+        processor = load_processor(model_args.checkpoint, "model.checkpoint", model)
         own = processor.video_processor.size
         processor.video_processor.size = type(own)(**frame_size(data_args, own))
     else:
