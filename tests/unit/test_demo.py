@@ -16,7 +16,6 @@ from modeling_cvls import FrameReader
 from modeling_cvls.demo.clips import KEPT, Clips
 from modeling_cvls.demo.decoding import ClipLimits, Decoder
 from modeling_cvls.demo.results import score_table, segment_clip
-from modeling_cvls.demo.serving import describe_model
 from modeling_cvls.demo.storage import Storage
 from modeling_cvls.visualization import VideoWriter, write_video
 from numbered_videos import add_tone, loudness, write_numbered
@@ -45,6 +44,7 @@ def test_frames_are_the_readers(decoder, good, tmp_path):
     np.testing.assert_array_equal(clip.frames, np.stack(list(FrameReader(good).frames([0, 2, 4, 6, 8]))))
 
 
+@pytest.mark.slow
 def test_a_clip_is_thinned_by_its_times(decoder, tmp_path, monkeypatch):
     """Five frames in a tenth of a second, then a still picture: the mean rate says nothing of either."""
     times = [0, 0.02, 0.04, 0.06, 0.08, 2, 2.5]
@@ -75,6 +75,7 @@ def segmented(path, segmenter, decoder, folder):
     return results, np.array(masks), [int(name[2:-4]) for name in names[0]]
 
 
+@pytest.mark.slow
 def test_the_overlay_keeps_times_pixels_and_sound(decoder, segmenter, tmp_path, monkeypatch):
     monkeypatch.setattr(decoder, "limits", ClipLimits())
     times = [0, 0.5, 0.54, 0.58, 1.7, 1.74, 2, 2.9]
@@ -120,6 +121,7 @@ def test_a_damaged_clip_gives_what_is_left(decoder, segmenter, tmp_path, monkeyp
     np.testing.assert_allclose(drawn.times, reader.times[frames] - reader.times[frames[0]], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "cases").is_dir(), reason="../shared/cases is absent")
 def test_reported_clips(decoder, tmp_path, monkeypatch):
     monkeypatch.setattr(decoder, "limits", ClipLimits())
@@ -138,6 +140,7 @@ def test_reported_clips(decoder, tmp_path, monkeypatch):
         decoder.decode(SHARED / "cases/size_changes/size_change.ts", tmp_path / "frames")
 
 
+@pytest.mark.slow
 def test_hostile_files_end_another_process_only(decoder, good, tmp_path):
     fifo, channel = tmp_path / "fifo.mp4", tmp_path / "socket.mp4"
     os.mkfifo(fifo)
@@ -163,6 +166,7 @@ def test_hostile_files_end_another_process_only(decoder, good, tmp_path):
     assert len(decoder.decode(good, tmp_path / "frames").frames) == 5
 
 
+@pytest.mark.slow
 def test_a_file_that_promises_too_much_ends_nothing(decoder, good, tmp_path):
     """It is decoded rightly, or refused; in either case the decoder goes on."""
     bomb = tmp_path / "bomb.mp4"
@@ -174,6 +178,7 @@ def test_a_file_that_promises_too_much_ends_nothing(decoder, good, tmp_path):
     assert len(decoder.decode(good, tmp_path / "frames").frames) == 5
 
 
+@pytest.mark.slow
 def test_time_and_memory_are_limited(decoder, good, tmp_path, monkeypatch):
     for limits, message in (
         (ClipLimits(decoding_seconds=1e-6), "good.mp4 takes too long to decode: it was stopped after 1e-06 s"),
@@ -210,6 +215,7 @@ class Segmenter:
         self.closed += 1
 
 
+@pytest.mark.slow
 def test_a_clip_is_opened_once_and_forgotten_when_it_is_deleted(decoder, good, tmp_path):
     segmenter = Segmenter()
     clips = Clips(segmenter, decoder, tmp_path / "cache")
@@ -273,7 +279,10 @@ def test_the_thread_deletes_until_it_is_closed(tmp_path):
     assert calls and not (tmp_path / "old").exists()
 
 
+@pytest.mark.slow
 def test_the_page_says_what_a_model_was_trained_on_and_not_where_it_was_measured(tmp_path):
+    from modeling_cvls.demo.serving import describe_model  # imports gradio, which takes seconds
+
     results = "[{task: {type: t}, dataset: {name: B, type: b}, metrics: [{type: mean_iou, value: 0.5}]}]"
     card = f"---\n{{datasets: [a], model-index: [{{name: seen, results: {results}}}]}}\n---\n"
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
