@@ -25,13 +25,11 @@ from tqdm import tqdm
 from transformers import AutoProcessor
 
 from ablate import machine, summary
-from carrying import Carry, State, pairs_of, segment
-from modeling_cvls import CVLSModel, CVLSProcessor
+from modeling_cvls import CVLSModel, CVLSPipeline, CVLSProcessor
+from modeling_cvls.carrying_cvls import CVLSSentenceState
 from modeling_cvls.data import ClipCollator, ClipSampler, check_dataset, read_frames, read_masks
 from modeling_cvls.data.reading import read_referents
-from modeling_cvls.fusion_cvls import word_mask_of
 from modeling_cvls.launch import check_checkpoint
-from modeling_cvls.loss_cvls import CVLSTargets
 from modeling_cvls.outputs_cvls import CVLSVideoFeatures
 from modeling_cvls.synthetic import LongScene, Scene, Sentence, make_long_scene, render
 
@@ -134,68 +132,61 @@ def padded(tensors: list[torch.Tensor], dim: int) -> torch.Tensor:
     return torch.stack(out)
 
 
-def clip_loss(carry: Carry, batch: dict[str, torch.Tensor], with_state: bool, presence: bool) -> torch.Tensor:
-    """The mean loss of the windows of clips, with the gradient through the state.
+def clip_loss(model: CVLSModel, batch: dict, presence: bool) -> torch.Tensor:
+    """The mean loss of the windows of clips; with `carry_state`, the gradient goes through the state.
 
     Args:
         batch: arguments of the model; `back`: the windows are gone through from the last one; `known` and `evidence`
             of the beginning.
-        with_state: otherwise each window is by itself.
         presence: whether the presence head learns from it.
     """
-    model, values = carry.model, batch["pixel_values_videos"]
-    length, hop = model.config.num_frames, model.config.num_frames - model.config.num_frames // 4
-    back = batch.get("back", False)
+    values, length, back = batch["pixel_values_videos"], model.config.num_frames, batch.get("back", False)
     with torch.no_grad():
         of_frames = model.vision.get_frame_features(values)
-    text = model.get_text_features(batch["input_ids"], batch["attention_mask"], batch["sentence_mask"])
-    words, number = word_mask_of(batch["attention_mask"], batch["sentence_mask"]), text.pooler_output.shape[1]
-    starts = range(0, values.shape[1] - length + 1, hop)
+    words = {name: batch[name] for name in ("attention_mask", "sentence_mask")}
+    text = model.get_text_features(batch["input_ids"], **words)
     state, losses = None, []
-    if with_state and "known" in batch:
-        places = F.adaptive_avg_pool2d(batch["known"].flatten(0, 1), of_frames.token_features.shape[2:4])
-        state = State(values.shape[1] - 1 if back else 0, places, batch["evidence"].flatten())
+    if model.config.carry_state and "known" in batch:
+        places = F.adaptive_avg_pool2d(batch["known"], of_frames.token_features.shape[2:4])
+        state = CVLSSentenceState(places, batch["evidence"], values.shape[1] - 1 if back else 0)
+    starts = range(0, values.shape[1] - length + 1, length - length // 4)
     for start in reversed(starts) if back else starts:
-        frames = range(start, start + length)
         shown = slice(start, start + length)
         pixels, tokens = of_frames.pixel_features[:, shown], of_frames.token_features[:, shown]
-        of_window = model.vision.get_window_features(tokens, model.vision.get_motion_features(pixels))
-        video = CVLSVideoFeatures(last_hidden_state=of_window.last_hidden_state, pixel_features=pixels)
-        targets = CVLSTargets(
-            referents=batch["referents"].flatten(0, 1)[:, None],
-            instance_masks=batch["instance_masks"][:, shown].repeat_interleave(number, dim=0),
-            annotated_frames=batch["annotated_frames"][:, shown].repeat_interleave(number, dim=0),
-            annotated_instances=batch["annotated_instances"][:, shown].repeat_interleave(number, dim=0),
-            sentence_mask=batch["sentence_mask"].flatten(0, 1)[:, None],
+        tokens = model.vision.get_window_features(tokens, model.vision.get_motion_features(pixels)).last_hidden_state
+        now = None if state is None else state.seen_from(start)
+        output = model(
+            video_features=CVLSVideoFeatures(last_hidden_state=tokens, pixel_features=pixels),
+            text_features=text,
+            **words,
+            **{name: batch[name][:, shown] for name in ("instance_masks", "annotated_frames", "annotated_instances")},
+            referents=batch["referents"],
+            sentence_state=now,
         )
-        newest = 0 if back else -1
-        step = carry(pairs_of(video, text, words, frames), state if with_state else None, targets, newest)
-        state, of_step = step.state, step.losses
-        losses.append(of_step.loss - (0 if presence else model.config.presence_weight * of_step.parts["presence"]))
+        losses.append(output.loss - (0 if presence else model.config.presence_weight * output.losses["presence"]))
+        if model.config.carry_state:
+            state = model.carry.next_state(output, now, 0 if back else -1).seen_from(-start)
     return torch.stack(losses).mean()
 
 
-def train(arguments, variant: str, seed: int, processor: CVLSProcessor, rows) -> Carry:
+def train(arguments, variant: str, seed: int, processor: CVLSProcessor, rows) -> CVLSModel:
     """Trains a variant from the checkpoint. Backbone and pyramid stay as they are."""
-    with_state, train_on = VARIANTS[variant]
-    model = CVLSModel.from_pretrained(arguments.model)
+    carry_state, train_on = VARIANTS[variant]
+    model = CVLSModel.from_pretrained(arguments.model, carry_state=carry_state)
     torch.manual_seed(seed)
     still = (model.vision.backbone, model.vision.pyramid) if train_on else (model,)
     for parameter in itertools.chain(*(part.parameters() for part in still)):
         parameter.requires_grad_(False)
+    new = list(model.carry.requires_grad_().parameters()) if carry_state else []
+    ids = set(map(id, new))
+    old = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in ids]
     model.train(train_on)
-    carry = Carry(model)
-    old = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": old, "lr": arguments.rate},
-        {"params": carry.new_parameters(), "lr": arguments.new_rate, "weight_decay": 0.0},
-    ]
+    groups = [{"params": old, "lr": arguments.rate}, {"params": new, "lr": arguments.new_rate, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = max(1, arguments.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warmup, (1 + math.cos(math.pi * step / arguments.steps)) / 2),
+        optimizer, lambda step: min((step + 1) / warmup, (1 + math.cos(math.pi * step / arguments.steps)) / 2)
     )
     overlap = model.config.num_frames // 4
     sampler = ClipSampler(SHORT_WINDOWS * (model.config.num_frames - overlap) + overlap, SENTENCES, seed=seed)
@@ -204,18 +195,16 @@ def train(arguments, variant: str, seed: int, processor: CVLSProcessor, rows) ->
     bar = tqdm(range(arguments.steps), desc=f"{variant}, seed {seed}", unit="step")
     for step in bar:
         picked = order[(np.arange(SHORT_CLIPS) + SHORT_CLIPS * step) % len(rows)]
-        short = collate([rows[int(index)] for index in picked])
-        short["back"] = step % 2 == 1
-        long = long_batch(processor, model, seed, step)
-        loss_short = clip_loss(carry, short, with_state, presence=True)
-        loss_long = clip_loss(carry, long, with_state, presence=False)
+        short = {**collate([rows[int(index)] for index in picked]), "back": step % 2 == 1}
+        loss_short = clip_loss(model, short, presence=True)
+        loss_long = clip_loss(model, long_batch(processor, model, seed, step), presence=False)
         optimizer.zero_grad()
         (loss_short + loss_long).backward()
-        torch.nn.utils.clip_grad_norm_(carry.parameters(), 4.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 4.0)
         optimizer.step()
         schedule.step()
         bar.set_postfix(short=f"{loss_short.item():.3f}", long=f"{loss_long.item():.3f}", refresh=False)
-    return carry.eval()
+    return model.eval()
 
 
 def measure(predicted: np.ndarray, presence: np.ndarray, masks: np.ndarray, referents: np.ndarray) -> dict:
@@ -244,14 +233,15 @@ def measure(predicted: np.ndarray, presence: np.ndarray, masks: np.ndarray, refe
     }
 
 
-def masks_of(carry: Carry, processor: CVLSProcessor, frames: np.ndarray, sentences: list[str], passes: int):
-    """Masks (K, T, H, W) and presence probabilities (K, T) of frames that the model takes at their own size."""
-    logits = segment(carry, processor, frames, sentences, passes)
-    full = F.interpolate(logits.mask_logits, frames.shape[1:3], mode="bilinear")
-    return (full > 0).numpy(), logits.presence_logits.sigmoid().numpy()
+def masks_of(model: CVLSModel, processor: CVLSProcessor, frames: np.ndarray, sentences: list[str], passes: int):
+    """Masks (K, T, H, W) and presence probabilities (K, T) of frames."""
+    segmenter = CVLSPipeline(model=model, processor=processor, device="cpu", presence_threshold=0.0)
+    results = list(segmenter.stream(frames, sentences, passes=passes))
+    masks = np.stack([result["masks"] for result in results], axis=1)
+    return masks, np.array([result["scores"] for result in results]).T
 
 
-def evaluate_long(carry: Carry, processor: CVLSProcessor, videos: int, passes: int) -> dict[str, float]:
+def evaluate_long(model: CVLSModel, processor: CVLSProcessor, videos: int, passes: int) -> dict[str, float]:
     """Referent accuracy, mean IoU and its share by distance, over the frames that show the referent."""
     found: dict[str, list] = {name: [] for name in ("distance", "visible", "iou", "right", "empty", "returned")}
     for index in tqdm(range(videos), desc=f"long videos, {passes} passes", unit="video"):
@@ -260,7 +250,7 @@ def evaluate_long(carry: Carry, processor: CVLSProcessor, videos: int, passes: i
         referents = np.zeros((len(sentences), masks.shape[1]), dtype=bool)
         for k, sentence in enumerate(sentences):
             referents[k, sentence.instances[0]] = True
-        pairs = measure(*masks_of(carry, processor, frames, [s.text for s in sentences], passes), masks, referents)
+        pairs = measure(*masks_of(model, processor, frames, [s.text for s in sentences], passes), masks, referents)
         times = np.arange(len(frames))
         for k, sentence in enumerate(sentences):
             start, stop = scene.parts[sentence.instances[0]]
@@ -283,7 +273,7 @@ def evaluate_long(carry: Carry, processor: CVLSProcessor, videos: int, passes: i
     return results
 
 
-def evaluate_short(carry: Carry, processor: CVLSProcessor, rows, passes: int) -> dict[str, float]:
+def evaluate_short(model: CVLSModel, processor: CVLSProcessor, rows, passes: int) -> dict[str, float]:
     """The same of a data set's test split; sentences without a referent are right where their masks are empty at a
     presence threshold of 0.5."""
     right, iou, empty = [], [], []
@@ -292,7 +282,7 @@ def evaluate_short(carry: Carry, processor: CVLSProcessor, rows, passes: int) ->
         masks, annotated, _ = read_masks(row, range(row["num_frames"]))
         referents = read_referents(row, row["sentences"])
         texts = [sentence["text"] for sentence in row["sentences"]]
-        pairs = measure(*masks_of(carry, processor, frames, texts, passes), masks, referents)
+        pairs = measure(*masks_of(model, processor, frames, texts, passes), masks, referents)
         has_referent = np.broadcast_to(referents.any(axis=1)[:, None], pairs["iou"].shape) & annotated
         right.append(pairs["right"][has_referent])
         iou.append(pairs["iou"][has_referent])
@@ -304,10 +294,12 @@ def evaluate_short(carry: Carry, processor: CVLSProcessor, rows, passes: int) ->
     }
 
 
-def evaluate(carry: Carry, processor: CVLSProcessor, rows, videos: int, all_passes: Sequence[int]) -> dict[str, dict]:
+def evaluate(
+    model: CVLSModel, processor: CVLSProcessor, rows, videos: int, all_passes: Sequence[int]
+) -> dict[str, dict]:
     """Number of passes -> results."""
     return {
-        str(passes): evaluate_long(carry, processor, videos, passes) | evaluate_short(carry, processor, rows, passes)
+        str(passes): evaluate_long(model, processor, videos, passes) | evaluate_short(model, processor, rows, passes)
         for passes in all_passes
     }
 
@@ -319,13 +311,13 @@ def run(arguments, variant: str, seed: int, processor: CVLSProcessor, rows) -> d
     if path.exists():
         return json.loads(path.read_text())
     start = time.perf_counter()
-    weights = path.with_suffix(".pt")
-    if weights.exists():
-        carry = Carry(CVLSModel.from_pretrained(arguments.model)).eval()
-        carry.load_state_dict(torch.load(weights, weights_only=True))
+    checkpoint = path.with_suffix("")
+    if (checkpoint / "config.json").exists():
+        model = CVLSModel.from_pretrained(checkpoint).eval()
     else:
-        carry = train(arguments, variant, seed, processor, rows["train"])
-        torch.save(carry.state_dict(), weights)
+        model = train(arguments, variant, seed, processor, rows["train"])
+        model.save_pretrained(checkpoint)
+        processor.save_pretrained(checkpoint)
     trained = time.perf_counter()
     passes = (1, 2) if VARIANTS[variant][0] else (0,)
     result = {
@@ -334,7 +326,7 @@ def run(arguments, variant: str, seed: int, processor: CVLSProcessor, rows) -> d
         "steps": arguments.steps,
         "rates": [arguments.rate if VARIANTS[variant][1] else 0.0, arguments.new_rate],
         "training_seconds": round(trained - start, 1),
-        "results": evaluate(carry, processor, rows["test"], arguments.videos, passes),
+        "results": evaluate(model, processor, rows["test"], arguments.videos, passes),
     }
     path.write_text(json.dumps(result, indent=1) + "\n")
     return result
@@ -378,8 +370,8 @@ def main() -> None:
 
     first = output / "checkpoint.json"
     if not first.exists():
-        carry = Carry(CVLSModel.from_pretrained(arguments.model)).eval()
-        results = evaluate(carry, processor, rows["test"], arguments.videos, (0,))
+        model = CVLSModel.from_pretrained(arguments.model).eval()
+        results = evaluate(model, processor, rows["test"], arguments.videos, (0,))
         first.write_text(json.dumps({"variant": "the checkpoint as it is", "results": results}, indent=1) + "\n")
     runs = [json.loads(first.read_text())]
     for seed in arguments.seeds:

@@ -68,6 +68,8 @@ class CVLSConfig(PreTrainedConfig):
         hard_temperature: tau_h of RHIC; the lower, the more an instance is its most similar positions alone.
         across_frames: negatives from all annotated frames of the clip (true), or of the positive's own frame (false).
         similarity_in_masks: whether the similarity map of the contrast is a part of the mask logits.
+        carry_state: whether each sentence carries a state from window to window of a long video: where its object was,
+            and how sure that is.
     """
 
     model_type = "cvls"
@@ -96,6 +98,7 @@ class CVLSConfig(PreTrainedConfig):
     hard_temperature: float | int = 0.1
     across_frames: bool = True
     similarity_in_masks: bool = True
+    carry_state: bool = False
 
     def __post_init__(self, **kwargs):
         if self.backbone_config is None:

@@ -5,15 +5,16 @@ at one neighbor only, as in training, so that a window of a long video gives wha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .carrying_cvls import CVLSSentenceState
 from .masks_cvls import FrameSizes
-from .outputs_cvls import CVLSVideoFeatures
+from .outputs_cvls import CVLSOutput, CVLSVideoFeatures
 from .windows_cvls import FrameLogits, LogitBlender, Window
 
 
@@ -32,6 +33,19 @@ class EncodedWindows:
     pixel_features: torch.Tensor
     token_features: torch.Tensor
     sizes: FrameSizes
+
+    def each(self) -> list["EncodedWindows"]:
+        """The windows, each by itself."""
+        parts = [slice(index, index + 1) for index in range(len(self.windows))]
+        return [
+            replace(
+                self,
+                windows=self.windows[part],
+                pixel_features=self.pixel_features[part],
+                token_features=self.token_features[part],
+            )
+            for part in parts
+        ]
 
 
 class WindowEncoder:
@@ -88,22 +102,55 @@ class WindowEncoder:
 
 
 class SentenceLogits:
-    """The logits of sentences in the frames of a video; each sentence is encoded once."""
+    """The logits of sentences in the frames of a video; each sentence is encoded once.
+
+    Where the sentences carry a state, windows go through the model one after the other, and the state of each goes to
+    the next. If `look_back` was given the windows before, each window takes, for each sentence, the logits of the
+    direction in which there was more evidence up to it.
+    """
 
     @torch.no_grad()
-    def __init__(self, model, text: dict[str, torch.Tensor]):
-        """`text`: what the processor makes of the K sentences."""
+    def __init__(self, model, text: dict[str, torch.Tensor], passes: int = 1):
+        """`text`: what the processor makes of the K sentences. `passes`: 0 for windows that know nothing of each other,
+        also where the model has a state."""
         self.model = model
         text = {name: value.to(model.device) for name, value in text.items()}
         self._attention_mask = text["attention_mask"]
         self._text = model.get_text_features(**text)
         self._blender = LogitBlender()
+        self._carries = passes > 0 and model.config.carry_state
+        self._state: CVLSSentenceState | None = None
+        self._state_back: CVLSSentenceState | None = None
+        self._back: dict[int, tuple[CVLSSentenceState | None, torch.Tensor]] = {}  # by the start of a window
+
+    @torch.no_grad()
+    def look_back(self, windows: EncodedWindows) -> None:
+        """The pass from the last window to the first, which comes before the windows are added: of each, what the later
+        windows know and how much evidence there is with it. The logits themselves would take too much memory."""
+        for window in reversed(windows.each()):
+            given = self._state_back
+            _, self._state_back = self._segment_with_state(window, given, frame=0)
+            self._back[window.windows[0].start] = given, self._state_back.evidence[0]
 
     @torch.no_grad()
     def add(self, encoded: EncodedWindows) -> FrameLogits | None:
         """Takes windows in; returns what is complete then, as [`LogitBlender.take`]."""
+        if self._carries:
+            for window in encoded.each():
+                self._blender.add(window.windows[0], *self._best(window))
+        else:
+            outputs = self._segment(encoded)
+            for index, window in enumerate(encoded.windows):
+                self._blender.add(window, outputs.mask_logits[index], outputs.presence_logits[index])
+        return self.take(encoded.windows[-1].complete)
+
+    def take(self, below: int) -> FrameLogits | None:
+        """What lies before a position, as [`LogitBlender.take`]."""
+        return self._blender.take(below)
+
+    def _segment(self, encoded: EncodedWindows, state: CVLSSentenceState | None = None) -> CVLSOutput:
         number = len(encoded.windows)
-        outputs = self.model(
+        return self.model(
             video_features=CVLSVideoFeatures(
                 last_hidden_state=encoded.token_features, pixel_features=encoded.pixel_features
             ),
@@ -112,14 +159,28 @@ class SentenceLogits:
                 pooler_output=self._text.pooler_output.expand(number, -1, -1),
             ),
             attention_mask=self._attention_mask.expand(number, -1, -1),
+            sentence_state=state,
         )
-        for index, window in enumerate(encoded.windows):
-            self._blender.add(window, outputs.mask_logits[index], outputs.presence_logits[index])
-        return self.take(encoded.windows[-1].complete)
 
-    def take(self, below: int) -> FrameLogits | None:
-        """What lies before a position, as [`LogitBlender.take`]."""
-        return self._blender.take(below)
+    def _segment_with_state(
+        self, window: EncodedWindows, state: CVLSSentenceState | None, frame: int
+    ) -> tuple[CVLSOutput, CVLSSentenceState]:
+        """The output of one window, and the state after it, both states counted from the first frame of the video."""
+        start = window.windows[0].start
+        state = None if state is None else state.seen_from(start)
+        output = self._segment(window, state)
+        return output, self.model.carry.next_state(output, state, frame).seen_from(-start)
+
+    def _best(self, window: EncodedWindows) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mask logits (K, T, h4, w4) and presence logits (K,) of one window, which the state goes on from."""
+        output, self._state = self._segment_with_state(window, self._state, frame=-1)
+        masks, presence = output.mask_logits[0], output.presence_logits[0]
+        state_back, evidence = self._back.pop(window.windows[0].start, (None, None))
+        if evidence is not None and (later := evidence > self._state.evidence[0]).any():
+            other, _ = self._segment_with_state(window, state_back, frame=0)
+            masks = torch.where(later[:, None, None, None], other.mask_logits[0], masks)
+            presence = torch.where(later, other.presence_logits[0], presence)
+        return masks, presence
 
 
 def stack(features: dict[int, torch.Tensor], windows: Sequence[Window]) -> torch.Tensor:

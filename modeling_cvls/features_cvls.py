@@ -1,5 +1,6 @@
-"""Features of a long video, in memory up to a bound and past it on disk."""
+"""Features of a long video, in memory up to a bound and past it on disk; and which model they belong to."""
 
+import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,6 +141,23 @@ class FeatureStore:
             self._folder = None
 
 
+def fingerprint(model: torch.nn.Module) -> str:
+    """A hash of the names, types, shapes and values of all weights; the same for a model and what `torch.compile` makes
+    of it."""
+    digest = hashlib.sha256()
+    for name, entry in sorted(model.state_dict().items()):
+        name = name.removeprefix("_orig_mod.")
+        # a quantized layer keeps its weight and its bias together
+        for value in entry if isinstance(entry, tuple) else (entry,):
+            if not isinstance(value, torch.Tensor):
+                digest.update(f"{name} {value}\n".encode())
+                continue
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            value = value.dequantize() if value.is_quantized else value
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _file(folder: Path, index: int) -> Path:
     return folder / f"features-{index:06d}.safetensors"
 
@@ -158,4 +176,4 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-__all__ = ["CacheOptions", "FeatureStore"]
+__all__ = ["CacheOptions", "FeatureStore", "fingerprint"]

@@ -18,6 +18,7 @@ from torch import nn
 from .configuration_cvls import CVLSConfig
 from .contrastive_cvls import CVLSAligned, CVLSEmbeddings
 from .layers_cvls import normalize
+from .outputs_cvls import CVLSVideoFeatures
 
 
 @dataclass
@@ -59,6 +60,33 @@ class CVLSTargets:
         rows = torch.arange(size[0], device=device) < sizes[:, :1]
         columns = torch.arange(size[1], device=device) < sizes[:, 1:]
         return rows[:, :, None] & columns[:, None]
+
+
+def targets_of(
+    video: CVLSVideoFeatures,
+    sentence_mask: torch.Tensor | None,
+    referents: torch.Tensor,
+    instance_masks: torch.Tensor | None,
+    annotated_frames: torch.Tensor | None,
+    annotated_instances: torch.Tensor | None,
+) -> CVLSTargets:
+    """The arguments of `CVLSModel.forward` as targets of the loss."""
+    if annotated_frames is None or instance_masks is None:
+        raise ValueError("`referents` needs `instance_masks` and `annotated_frames` for the loss")
+    annotated_frames, referents = annotated_frames.bool(), referents.bool()
+    sentence_mask = torch.ones_like(referents[..., 0]) if sentence_mask is None else sentence_mask.bool()
+    if annotated_instances is None:
+        annotated_instances = annotated_frames[..., None].expand(instance_masks.shape[:3])
+    if video.frame_mask is not None:
+        annotated_frames = annotated_frames & video.frame_mask
+    return CVLSTargets(
+        referents=referents & sentence_mask[..., None],
+        instance_masks=instance_masks.bool(),
+        annotated_frames=annotated_frames,
+        annotated_instances=annotated_instances.bool(),
+        sentence_mask=sentence_mask,
+        frame_sizes=video.frame_sizes,
+    )
 
 
 @dataclass
@@ -305,4 +333,4 @@ def _mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-__all__ = ["CVLSCriterion", "CVLSLosses", "CVLSTargets"]
+__all__ = ["CVLSCriterion", "CVLSLosses", "CVLSTargets", "targets_of"]

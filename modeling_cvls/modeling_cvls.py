@@ -11,6 +11,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
+from .carrying_cvls import CVLSCarry, CVLSSentenceState
 from .checkpoint_cvls import as_of_today, register_conversions
 from .configuration_cvls import CVLSConfig
 from .contrastive_cvls import (
@@ -28,7 +29,7 @@ from .fusion_cvls import (
     word_mask_of,
 )
 from .layers_cvls import CVLSPreTrainedModel, extend_edges, freeze_what_cannot_learn, upsample
-from .loss_cvls import CVLSCriterion, CVLSLosses, CVLSTargets
+from .loss_cvls import CVLSCriterion, CVLSLosses, CVLSTargets, targets_of
 from .outputs_cvls import CVLSFusedFeatures, CVLSOutput, CVLSVideoFeatures
 from .parts_cvls import load_backbone, load_text_encoder, register_text_tower
 from .session_mixins_cvls import SessionModelMixin
@@ -59,6 +60,7 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         output_hidden_states, output_attentions: whether to return them, component by component; default: as the
             configuration says. Attention weights need `attn_implementation="eager"`.
         return_loss: whether to compute the losses where `referents` are given.
+        sentence_state: what `self.carry.next_state` gave for the window before, of a model with `carry_state`.
         return_dict: False gives a tuple of what is not None; default: as the configuration says.
 
     Returns:
@@ -83,6 +85,8 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         self.presence = nn.Sequential(
             nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, 1)
         )
+        if config.carry_state:
+            self.carry = CVLSCarry(config)
         self.criterion = CVLSCriterion(config)
         if config.contrast_weight > 0:
             # drawn aside, so that all other weights start alike with and without the contrast
@@ -101,6 +105,8 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, CVLSCarry):
+            module.reset_parameters()
         if module is self:
             # most pixels belong to no referent: start near their share
             init.constant_(self.mask_bias, -2.0)
@@ -170,6 +176,7 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_loss: bool = True,
+        sentence_state: CVLSSentenceState | None = None,
     ) -> CVLSOutput:
         """The arguments are described with the class.
 
@@ -186,15 +193,15 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         _check_same_batch(input_ids if text is None else text.pooler_output, video)
         if text is None:
             text = self.get_text_features(input_ids, attention_mask, sentence_mask, **wanted, return_dict=True)
-        fused = self.fuse(video, text, word_mask_of(attention_mask, sentence_mask), **wanted)
+        words = word_mask_of(attention_mask, sentence_mask)
+        fused = self.fuse(video, text, words, **wanted, sentence_state=sentence_state)
         embeddings = similarity = selection = None
         if self.config.contrast_weight > 0:
             embeddings = self.contrastive_head(video, fused)
             similarity = embeddings.similarity()
-            if self.config.similarity_in_masks:
-                selection = self.select_referent(video, fused, similarity)
+            selection = self.select_referent(video, fused, similarity) if self.config.similarity_in_masks else None
         output = CVLSOutput(
-            mask_logits=self.predict_masks(video, fused, selection),
+            mask_logits=self.predict_masks(video, fused, selection, sentence_state),
             presence_logits=self.predict_presence(fused, selection),
             similarity=similarity,
             vision_hidden_states=video.vision_hidden_states,
@@ -207,8 +214,7 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
             fusion_attentions=fused.attentions,
         )
         if referents is not None and return_loss:
-            annotated = instance_masks, annotated_frames, annotated_instances
-            targets = _targets(video, sentence_mask, referents, *annotated)
+            targets = targets_of(video, sentence_mask, referents, instance_masks, annotated_frames, annotated_instances)
             losses = self._losses(targets, video, text, output, embeddings)
             output.loss, output.losses = losses.loss, losses.parts
             output.instance_similarity, output.kept_channels = losses.instance_similarity, losses.kept_channels
@@ -279,6 +285,7 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         word_mask: torch.Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        sentence_state: CVLSSentenceState | None = None,
     ) -> CVLSFusedFeatures:
         """Each sentence and its clip's tokens, fused with each other.
 
@@ -287,11 +294,17 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
             text: of `get_text_features`.
             word_mask: (B, K, L) bool, false on padding; None: there is none.
             output_hidden_states, output_attentions: whether to return those of the fusion.
+            sentence_state: as for `forward`.
         """
         tokens, sentence = video.last_hidden_state, text.pooler_output
         batch, sentences = sentence.shape[:2]
         grid = tokens.shape[1:4]
-        tokens = tokens[:, None].expand(-1, sentences, -1, -1, -1, -1).flatten(2, 4).flatten(0, 1)
+        tokens = tokens[:, None].expand(-1, sentences, -1, -1, -1, -1)
+        if sentence_state is not None:
+            if not self.config.carry_state:
+                raise ValueError("`sentence_state` needs a model whose configuration has `carry_state`")
+            tokens = tokens + self.carry.marks(sentence_state, grid[0])
+        tokens = tokens.flatten(2, 4).flatten(0, 1)
         words, sentence = text.last_hidden_state.flatten(0, 1), sentence.flatten(0, 1)[:, None]
         token_mask = said_mask = None
         if video.token_mask is not None:
@@ -331,7 +344,11 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         )
 
     def predict_masks(
-        self, video: CVLSVideoFeatures, fused: CVLSFusedFeatures, selection: ReferentSelection | None = None
+        self,
+        video: CVLSVideoFeatures,
+        fused: CVLSFusedFeatures,
+        selection: ReferentSelection | None = None,
+        sentence_state: CVLSSentenceState | None = None,
     ) -> torch.Tensor:
         """Mask logits (B, K, T, H/4, W/4): the similarity selects the object, a query of it draws its outline.
 
@@ -348,6 +365,8 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         mask_logits = fine + upsample(coarse, fine.shape[-2:]) + self.mask_bias
         if selection is not None:
             mask_logits = mask_logits + self.similarity_scale * selection.logits
+        if sentence_state is not None:
+            mask_logits = mask_logits + self.carry.logits(sentence_state, pixels.shape[1], fine.shape[-2:])
         return mask_logits if video.frame_sizes is None else extend_edges(mask_logits, video.frame_sizes // 4)
 
     def predict_presence(self, fused: CVLSFusedFeatures, selection: ReferentSelection | None = None) -> torch.Tensor:
@@ -397,33 +416,6 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
     def _wanted_states(self, output_hidden_states: bool | None, output_attentions: bool | None) -> dict[str, bool]:
         given = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         return {name: bool(getattr(self.config, name) if value is None else value) for name, value in given.items()}
-
-
-def _targets(
-    video: CVLSVideoFeatures,
-    sentence_mask: torch.Tensor | None,
-    referents: torch.Tensor,
-    instance_masks: torch.Tensor | None,
-    annotated_frames: torch.Tensor | None,
-    annotated_instances: torch.Tensor | None,
-) -> CVLSTargets:
-    """The arguments of `CVLSModel.forward` as targets of the loss."""
-    if annotated_frames is None or instance_masks is None:
-        raise ValueError("`referents` needs `instance_masks` and `annotated_frames` for the loss")
-    annotated_frames, referents = annotated_frames.bool(), referents.bool()
-    sentence_mask = torch.ones_like(referents[..., 0]) if sentence_mask is None else sentence_mask.bool()
-    if annotated_instances is None:
-        annotated_instances = annotated_frames[..., None].expand(instance_masks.shape[:3])
-    if video.frame_mask is not None:
-        annotated_frames = annotated_frames & video.frame_mask
-    return CVLSTargets(
-        referents=referents & sentence_mask[..., None],
-        instance_masks=instance_masks.bool(),
-        annotated_frames=annotated_frames,
-        annotated_instances=annotated_instances.bool(),
-        sentence_mask=sentence_mask,
-        frame_sizes=video.frame_sizes,
-    )
 
 
 def _check_same_batch(sentences: torch.Tensor, video: CVLSVideoFeatures) -> None:

@@ -108,4 +108,19 @@ class CVLSOutput(ModelOutput):
     fusion_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-__all__ = ["CVLSFrameFeatures", "CVLSFusedFeatures", "CVLSOutput", "CVLSVideoFeatures"]
+@dataclass
+class CVLSFrameOutput(ModelOutput):
+    """What `CVLSModel.propagate_in_video_iterator` gives of a frame.
+
+    Args:
+        frame_idx: the number of the frame in the video, 0-based.
+        mask_logits: (K, H/4, W/4) of the K sentences, on the grid of the frame as the model got it.
+        presence_logits: (K,) logits of "this frame contains a referent of this sentence".
+    """
+
+    frame_idx: int | None = None
+    mask_logits: torch.FloatTensor | None = None
+    presence_logits: torch.FloatTensor | None = None
+
+
+__all__ = ["CVLSFrameFeatures", "CVLSFrameOutput", "CVLSFusedFeatures", "CVLSOutput", "CVLSVideoFeatures"]

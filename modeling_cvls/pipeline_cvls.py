@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers.pipelines.base import ChunkPipeline
 
+from .carrying_cvls import passes_of
 from .configuration_cvls import CVLSConfig
 from .encoding_cvls import SentenceLogits, WindowEncoder, forget
 from .features_cvls import CacheOptions
@@ -23,7 +24,7 @@ from .windows_cvls import Window, plan_windows, window_and_overlap
 
 READING = ("on_damage",)
 SELECTION = ("frame_indices", "start", "end", "fps")
-WINDOWS = ("window", "overlap", "progress")
+WINDOWS = ("window", "overlap", "passes", "progress")
 MASKS = tuple(field.name for field in fields(MaskOptions))
 
 
@@ -32,9 +33,13 @@ class _Request:
     """What was asked of the pipeline, checked."""
 
     reader: FrameReader
+    sentences: list[str]
     text: dict[str, torch.Tensor]
     selection: FrameSelection
+    window_and_overlap: tuple[int, int]
     windows: list[list[Window]]
+    batch_size: int
+    passes: int
     options: MaskOptions
     progress: bool
 
@@ -47,6 +52,12 @@ class CVLSPipeline(ChunkPipeline):
     overlap, their logits are averaged, a window's weight falling from its middle to its ends, so that one fades into
     the next; those of a frame are kept only until its last window is done. A video shorter than a window is one window.
     All sentences go through the model together. Nothing else is carried from window to window.
+
+    A model with `carry_state` is different: each sentence carries a state from window to window, which says where its
+    object was and how much evidence there was for it. With `passes=1` the state goes from the first window to the last.
+    With `passes=2` it also goes from the last window to the first, and each window takes the direction with more
+    evidence up to it; the whole video is encoded before the first result. With `passes=0` there is no state. Where a
+    state is carried, windows go through the model one after the other, also those that hold none of `frame_indices`.
     """
 
     _load_processor = True
@@ -107,13 +118,13 @@ class CVLSPipeline(ChunkPipeline):
             window (`int`, `model.config.num_frames`): frames of a window. The model knows no upper bound; memory does.
             overlap (`int`, a quarter of the window): frames that a window shares with the next one.
             threshold (`float`, 0.5): a pixel belongs to the mask where its probability exceeds it.
-            presence_threshold (`float`, 0.5): in a frame whose probability of containing the referent is below it, the
-                mask is empty. The model gives that probability for a window; overlapping windows' are averaged like
-                their masks, as logits.
+            presence_threshold (`float`, 0.5): the mask is empty in a frame whose probability of containing the referent
+                is below it. That is a window's probability; where windows overlap, their logits are averaged.
             exclusive (`list[list[int]]`, none): groups of sentences (numbers, 0-based) that mean different objects: of
                 their masks that overlap, only the most probable one keeps the pixel.
             mask_format (`str`, "array"): "rle" gives each mask as COCO's compressed RLE, {"size": [H, W], "counts":
                 str}, which is small; needs pycocotools.
+            passes (`int`, 2): how a state is carried, 0 to 2, as described with the class.
             progress (`bool`, False): show a bar over the windows, where there are several.
 
         Returns:
@@ -137,7 +148,7 @@ class CVLSPipeline(ChunkPipeline):
             return [self(one, own, batch_size, video_fps, **kwargs)
                     for one, own in zip(videos, sentences, strict=True)]  # fmt: skip
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
-        request = self._check(video, sentences, batch_size, video_fps, {**kwargs, "return_frames": False})
+        request = self._check(video, sentences, batch_size, video_fps, {**kwargs, "return_frames": False}, passes=2)
         found = self.postprocess(self._results(request), sentences, request.selection.order)
         damage = {"missing_frames": request.reader.missing_frames, "gaps": request.reader.gaps}
         return [result | damage for result in found]
@@ -154,6 +165,7 @@ class CVLSPipeline(ChunkPipeline):
 
         Args:
             video, sentences, batch_size, video_fps and all others: as for the call, for one video.
+            passes (`int`, 1): as for the call. With 2, frames come when the whole video was encoded.
             return_frames (`bool`, False): give the decoded frames too.
 
         Returns:
@@ -166,7 +178,7 @@ class CVLSPipeline(ChunkPipeline):
             as the call, at once and not at the first frame, but for frames that cannot be decoded.
         """
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
-        return self._results(self._check(video, sentences, batch_size, video_fps, kwargs))
+        return self._results(self._check(video, sentences, batch_size, video_fps, kwargs, passes=1))
 
     def open(
         self,
@@ -233,8 +245,15 @@ class CVLSPipeline(ChunkPipeline):
         return CVLSLive(self.model, self.processor, sentences, options, masks)
 
     def _check(
-        self, video: Video, sentences: list[str], batch_size: int | None, video_fps: float | None, given: dict
+        self,
+        video: Video,
+        sentences: list[str],
+        batch_size: int | None,
+        video_fps: float | None,
+        given: dict,
+        passes: int,
     ) -> _Request:
+        """`passes`: their number where none is given."""
         preprocess, masks, _ = self._sanitize_parameters(**given)
         preprocess, masks = {**self._preprocess_params, **preprocess}, {**self._forward_params, **masks}
         if batch_size is None:
@@ -244,10 +263,20 @@ class CVLSPipeline(ChunkPipeline):
             raise ValueError(f"the sentences of a video are a string or a list of strings, not {sentences!r}")
         text = self.processor(text=sentences)
         selection = select_frames(reader, **{name: preprocess.get(name) for name in SELECTION})
-        windows = plan_windows(
-            len(selection.frames), *_window_of(self.model.config, preprocess), selection.wanted, batch_size
+        passes = passes_of(self.model.config, preprocess.get("passes", passes))
+        window, overlap = _window_of(self.model.config, preprocess)
+        return _Request(
+            reader=reader,
+            sentences=sentences,
+            text=text,
+            selection=selection,
+            window_and_overlap=(window, overlap),
+            windows=plan_windows(len(selection.frames), window, overlap, selection.wanted, batch_size, passes),
+            batch_size=batch_size,
+            passes=passes,
+            options=MaskOptions(**masks),
+            progress=preprocess.get("progress", False),
         )
-        return _Request(reader, text, selection, windows, MaskOptions(**masks), preprocess.get("progress", False))
 
     def preprocess(self, request: _Request) -> Iterator[tuple[Sequence[Window], dict[int, np.ndarray]]]:
         return read_windows(request.reader, request.selection.frames, request.windows)
@@ -270,10 +299,22 @@ class CVLSPipeline(ChunkPipeline):
 
     def _results(self, request: _Request) -> Iterator[dict[str, Any]]:
         """The results of the frames that are there, in the order of time."""
+        if request.passes == 2:
+            return self._results_of_session(request)
         return without_missing(self._results_with_substitutes(request), request.reader)
 
+    def _results_of_session(self, request: _Request) -> Iterator[dict[str, Any]]:
+        """Two passes need the features of the whole video: a session keeps them, on disk where memory ends."""
+        video, cache = (request.selection, request.reader, *request.window_and_overlap), CacheOptions(dtype=None)
+        with CVLSVideoSession(self.processor, *video, cache, self.model) as session:
+            session.options = request.options
+            session.encode(request.progress)
+            options = {"batch_size": request.batch_size, "passes": request.passes, "progress": request.progress}
+            yield from session.stream(request.sentences, **options)
+
     def _results_with_substitutes(self, request: _Request) -> Iterator[dict[str, Any]]:
-        encoder, sentences = WindowEncoder(self.model, self.processor), SentenceLogits(self.model, request.text)
+        encoder = WindowEncoder(self.model, self.processor)
+        sentences = SentenceLogits(self.model, request.text, request.passes)
         waiting: dict[int, np.ndarray] = {}  # frames whose masks are not complete, where they are asked for
         hidden = not request.progress or len(request.windows) == 1
         total = sum(map(len, request.windows))

@@ -7,39 +7,26 @@ import shutil
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from contextlib import closing
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers.utils import ModelOutput
 
+from .carrying_cvls import passes_of
 from .encoding_cvls import EncodedWindows, SentenceLogits, WindowEncoder, forget, stack
-from .features_cvls import CacheOptions, FeatureStore
+from .features_cvls import CacheOptions, FeatureStore, fingerprint
 from .frame_reader_cvls import FrameReader
 from .masks_cvls import FrameSizes, MaskOptions, frame_results, sentence_results
+from .outputs_cvls import CVLSFrameOutput
 from .selection_cvls import FrameSelection, read_windows, without_missing
 from .windows_cvls import FrameLogits, Window, plan_windows, window_and_overlap
 
 INDEX = "session.json"
 FORMAT = "cvls-session-1"
-
-
-@dataclass
-class CVLSFrameOutput(ModelOutput):
-    """What `CVLSModel.propagate_in_video_iterator` gives of a frame.
-
-    Args:
-        frame_idx: the number of the frame in the video, 0-based.
-        mask_logits: (K, H/4, W/4) of the K sentences, on the grid of the frame as the model got it.
-        presence_logits: (K,) logits of "this frame contains a referent of this sentence".
-    """
-
-    frame_idx: int | None = None
-    mask_logits: torch.FloatTensor | None = None
-    presence_logits: torch.FloatTensor | None = None
 
 
 class CVLSVideoSession:
@@ -165,6 +152,7 @@ class CVLSVideoSession:
             sentences: one sentence or several.
             frame_indices (`list[int]`, all frames gone through): frames of the video to return, in this order.
             batch_size (`int`, 1): this many windows go through the model together.
+            passes (`int`, 2): as for [`CVLSPipeline.__call__`].
             threshold, presence_threshold, exclusive, mask_format, progress: as for [`CVLSPipeline.__call__`].
 
         Returns:
@@ -176,7 +164,7 @@ class CVLSVideoSession:
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
         order = kwargs.get("frame_indices")
         order = self.selection.order if order is None else list(order)
-        results = self.stream(sentences, **{**kwargs, "return_frames": False})
+        results = self.stream(sentences, **{"passes": 2, **kwargs, "return_frames": False})
         found = sentence_results(results, sentences, order)
         damage = {"missing_frames": self.missing_frames, "gaps": self.gaps}
         return [result | damage for result in found]
@@ -186,13 +174,14 @@ class CVLSVideoSession:
         sentences: str | list[str],
         frame_indices: Sequence[int] | None = None,
         batch_size: int = 1,
+        passes: int = 1,
         progress: bool = False,
         **kwargs,
     ) -> Iterator[dict[str, Any]]:
         """The same, frame by frame as they are done, in the order of time.
 
         Args:
-            sentences, frame_indices, batch_size, progress and all others: as for `ask`.
+            sentences, frame_indices, batch_size, passes, progress and all others: as for `ask`.
             return_frames (`bool`, False): give the frames too, which decodes them again.
 
         Returns:
@@ -208,8 +197,9 @@ class CVLSVideoSession:
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
         text = self.processor(text=sentences)
         wanted = self._positions(frame_indices)
-        batches = plan_windows(len(self), self._window, self._overlap, wanted, batch_size)
-        results = self._results(self._logits(text, batches, progress), wanted, options)
+        passes = passes_of(self.model.config, passes)
+        batches = plan_windows(len(self), self._window, self._overlap, wanted, batch_size, passes)
+        results = self._results(self._logits(text, batches, progress, passes), wanted, options)
         if self.reader is not None:
             return without_missing(results, self.reader)
         return (result for result in results if result["frame_index"] not in self._missing)
@@ -222,8 +212,9 @@ class CVLSVideoSession:
         stop = len(self) if number is None else min(len(self), first + number)
         if not 0 <= first < stop:
             raise ValueError(f"the frames to go through start from 0 to {len(self) - 1}, at least one, not at {first}")
-        batches = plan_windows(len(self), self._window, self._overlap, np.arange(first, stop))
-        for logits in self._logits(self.processor(text=self.prompts), batches, progress):
+        passes = passes_of(self.model.config, 1)
+        batches = plan_windows(len(self), self._window, self._overlap, np.arange(first, stop), passes=passes)
+        for logits in self._logits(self.processor(text=self.prompts), batches, progress, passes):
             for index, position in enumerate(logits.positions):
                 frame = int(self.selection.frames[position])
                 if frame not in self.missing_frames:
@@ -235,11 +226,25 @@ class CVLSVideoSession:
         self, stop: int, number: int | None = None, progress: bool = False
     ) -> Iterator[CVLSFrameOutput]:
         """The same for the `number` frames (default: all) before position `stop`, the last one first. As windows are
-        blended in the order of time, as many frames as a window has are gone through at once."""
+        blended in the order of time, as many frames as a window has are gone through at once; where a state goes
+        through all windows, all frames, whose logits are kept as the features are."""
         first = 0 if number is None else max(0, stop - number)
+        if self.model.config.carry_state and first < stop:
+            yield from self._kept_backward(self.logits(first, stop - first, progress))
+            return
         for end in range(stop, first, -self._window):
             start = max(first, end - self._window)
             yield from reversed(list(self.logits(start, end - start, progress)))
+
+    def _kept_backward(self, outputs: Iterator[CVLSFrameOutput]) -> Iterator[CVLSFrameOutput]:
+        frames: list[int] = []
+        with closing(FeatureStore(replace(self.store.options, dtype=None))) as store:
+            for output in outputs:
+                frames.append(output.frame_idx)
+                store.append({"mask_logits": output.mask_logits, "presence_logits": output.presence_logits})
+            for index in reversed(range(len(frames))):
+                logits = {name: tensor.to(self.model.device) for name, tensor in store[index].items()}
+                yield CVLSFrameOutput(frames[index], **logits)
 
     def _check_ready(self) -> None:
         self.model  # noqa: B018  says that there is none
@@ -260,20 +265,29 @@ class CVLSVideoSession:
                 yield result
 
     def _logits(
-        self, text: dict[str, torch.Tensor], batches: list[list[Window]], progress: bool
+        self, text: dict[str, torch.Tensor], batches: list[list[Window]], progress: bool, passes: int
     ) -> Iterator[FrameLogits]:
-        sentences = SentenceLogits(self.model, text)
+        sentences = SentenceLogits(self.model, text, passes)
         pixels: dict[int, torch.Tensor] = {}  # of frames that a window to come needs
+        total, back = sum(map(len, batches)), batches[::-1] if passes == 2 else []
         hidden = not progress or len(batches) == 1
-        with tqdm(total=sum(map(len, batches)), desc="segmenting", unit="window", disable=hidden) as bar:
+        if back:
+            self.encode(progress)
+        with tqdm(total=total * max(1, passes), desc="segmenting", unit="window", disable=hidden) as bar:
+            for windows in back:
+                sentences.look_back(self._windows_of(windows, {}))
+                bar.update(len(windows))
             for windows in batches:
-                tokens = torch.stack([self._load(window.stop, window.positions, pixels) for window in windows])
-                encoded = EncodedWindows(windows, stack(pixels, windows), tokens, self.sizes)
-                found = sentences.add(encoded)
+                found = sentences.add(self._windows_of(windows, pixels))
                 if found is not None:
                     yield found
                 forget(pixels, windows[-1].needed)
                 bar.update(len(windows))
+
+    def _windows_of(self, windows: list[Window], pixels: dict[int, torch.Tensor]) -> EncodedWindows:
+        """The features of windows; those of their frames join `pixels`, where they are not there yet."""
+        tokens = torch.stack([self._load(window.stop, window.positions, pixels) for window in windows])
+        return EncodedWindows(windows, stack(pixels, windows), tokens, self.sizes)
 
     def _load(self, stop: int, positions: range, pixels: dict[int, torch.Tensor]) -> torch.Tensor:
         """The tokens of the window that ends at `stop`; its frames join `pixels`."""
@@ -419,21 +433,4 @@ def is_saved_session(video: object) -> bool:
     return isinstance(video, str | Path) and (Path(video) / INDEX).is_file()
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of the names, types, shapes and values of all weights; the same for a model and what `torch.compile` makes
-    of it."""
-    digest = hashlib.sha256()
-    for name, entry in sorted(model.state_dict().items()):
-        name = name.removeprefix("_orig_mod.")
-        # a quantized layer keeps its weight and its bias together
-        for value in entry if isinstance(entry, tuple) else (entry,):
-            if not isinstance(value, torch.Tensor):
-                digest.update(f"{name} {value}\n".encode())
-                continue
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            value = value.dequantize() if value.is_quantized else value
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-__all__ = ["CVLSFrameOutput", "CVLSVideoSession", "fingerprint", "is_saved_session"]
+__all__ = ["CVLSVideoSession", "is_saved_session"]

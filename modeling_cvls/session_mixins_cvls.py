@@ -7,8 +7,9 @@ import torch
 
 from .features_cvls import CacheOptions
 from .masks_cvls import MaskOptions, frame_results
+from .outputs_cvls import CVLSFrameOutput
 from .selection_cvls import Video, open_reader, select_frames
-from .session_cvls import CVLSFrameOutput, CVLSVideoSession
+from .session_cvls import CVLSVideoSession
 from .windows_cvls import FrameLogits
 
 

@@ -60,9 +60,14 @@ def check_window(window: int, overlap: int) -> None:
 
 
 def plan_windows(
-    num_positions: int, window: int, overlap: int, wanted: np.ndarray | None = None, batch_size: int = 1
+    num_positions: int,
+    window: int,
+    overlap: int,
+    wanted: np.ndarray | None = None,
+    batch_size: int = 1,
+    passes: int = 0,
 ) -> list[list[Window]]:
-    """The windows that hold a wanted position, in batches.
+    """The windows that hold a wanted position, and those that a state needs, in batches.
 
     Each window shares `overlap` positions with the next one; the last is shifted back so that it is full. Where the
     sequence is shorter than a window, all of it is one window. At each position the weights of all windows sum to 1.
@@ -73,6 +78,8 @@ def plan_windows(
         overlap: from 0 to below `window`.
         wanted: the positions whose results are asked for, increasing; default: all.
         batch_size: this many windows go through the model together; `complete` and `needed` are the whole batch's.
+        passes: where a state goes from window to window, the windows before those with a wanted position are needed too
+            (1), and if it goes in both directions, all of them (2).
 
     Raises:
         ValueError: a number is outside these bounds.
@@ -88,7 +95,11 @@ def plan_windows(
         total[start : start + window] += ramp
     is_wanted = np.zeros(num_positions, dtype=bool)
     is_wanted[slice(None) if wanted is None else wanted] = True
-    starts = [start for start in starts if is_wanted[start : start + window].any()]
+    holds_wanted = np.array([is_wanted[start : start + window].any() for start in starts])
+    if passes:
+        last_wanted = np.flatnonzero(holds_wanted)[-1]
+        holds_wanted[: len(starts) if passes == 2 else last_wanted] = True
+    starts = [start for start, needed in zip(starts, holds_wanted, strict=True) if needed]
 
     batches = []
     for first in range(0, len(starts), batch_size):

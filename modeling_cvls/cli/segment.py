@@ -19,6 +19,7 @@ from accelerate import PartialState
 from jsonargparse import ArgumentParser
 
 from ..atomic import only_one
+from ..features_cvls import fingerprint
 from ..launch import check_checkpoint, load_pipeline, process_state
 from ..results import FORMATS
 from ..segmentation import (
@@ -31,7 +32,6 @@ from ..segmentation import (
     videos_in,
 )
 from ..segmentation.files import FOLDER_FPS
-from ..session_cvls import fingerprint
 
 
 def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None:

@@ -59,7 +59,7 @@ def segment_clip(opened: OpenClip, sentences: list[str], folder: Path, progress:
     clip, start = opened.clip, time.perf_counter()
     total, results = len(clip.frames), []
     # run lengths of all frames take little memory
-    for result in opened.session.stream(sentences, mask_format="rle", **thresholds):
+    for result in opened.session.stream(sentences, passes=2, mask_format="rle", **thresholds):
         results.append(result)
         progress((len(results), total), desc="segmenting", unit="frames")
     found = {position: results[position] for position in clip.positions}

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from ..atomic import only_one
 from ..data import check_dataset, video_of
+from ..features_cvls import fingerprint
 from ..modeling_cvls import CVLSModel
 from ..pipeline_cvls import CVLSPipeline
 from ..processing_cvls import CVLSProcessor
-from ..session_cvls import fingerprint
 from .protocols import Protocol, protocol_named
 from .records import Prediction, object_records, pair_records, sentences_by_annotator
 from .submission import Submission, dataset_digest, frame_names_of
@@ -210,6 +210,7 @@ class _Run:
             [sentence["text"] for sentence in row["sentences"]],
             frame_indices=list(frames),
             on_damage="error",
+            passes=2,
             mask_format="rle",
             exclusive=list(sentences_by_annotator(row).values()) if self.protocol.by_annotator else None,
             **self.segmentation,

@@ -142,7 +142,7 @@ def segment_video(
         shown = np.array(result.frame_scores) > 0
         return Summary(len(result.frame_indices), list(result.scores), shown.mean(1).tolist(), result.reader.damage)
     reader = FrameReader(str(source), fps, settings.on_damage)
-    results = segmenter.stream(reader, settings.sentences, return_frames=True, **options)
+    results = segmenter.stream(reader, settings.sentences, passes=2, return_frames=True, **options)
     count, scores, shares = 0, np.zeros(len(settings.sentences)), np.zeros(len(settings.sentences))
     with closing(results), warnings.catch_warnings(), _writer(output, settings, reader) as write:
         warnings.simplefilter("ignore", UserWarning)  # that frames are missing is in the summary

@@ -95,7 +95,7 @@ results = {"mean_iou": 0.5, "overall_iou": 0.25, "mAP": 0.125, "num_pairs": 8}
 checkpoints = {}
 for seed, name in enumerate(("first", "second", "third")):
     torch.manual_seed(seed)
-    model = CVLSModel(tiny_config()).eval()
+    model = CVLSModel(tiny_config(carry_state=name == "second")).eval()
     torch.save(logits(model, processor), work / f"{name}.pt")
     checkpoints[name] = work / name
     model.save_pretrained(checkpoints[name])

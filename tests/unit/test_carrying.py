@@ -1,5 +1,4 @@
-"""benchmarks/carrying.py and identity.py: a state without training changes nothing, and numbers are those of the
-metric."""
+"""A state that sentences carry from window to window, and the benchmark that trains it (benchmarks/identity.py)."""
 
 from types import SimpleNamespace
 
@@ -7,95 +6,266 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from carrying import Carry, State, pairs_of, segment
 from factories import NOISE, ROOT, SENTENCES, random_batch
-from identity import clip_loss, draw_clip, measure
-from modeling_cvls import CVLSPipeline
-from modeling_cvls.fusion_cvls import word_mask_of
+from identity import clip_loss, draw_clip, masks_of, measure
+from modeling_cvls import CVLSConfig, CVLSModel, CVLSPipeline
+from modeling_cvls.carrying_cvls import CVLSSentenceState
+from modeling_cvls.encoding_cvls import EncodedWindows, SentenceLogits
+from modeling_cvls.masks_cvls import FrameSizes
 from modeling_cvls.rle_cvls import encode_masks
 from modeling_cvls.synthetic import make_long_scene, render
+from modeling_cvls.windows_cvls import plan_windows
 
 
 @pytest.fixture
-def carry(make_model):
-    """One that has learned something."""
+def carrying(make_model):
+    """A model with a state that has learned something."""
+    model = make_model(carry_state=True)
     torch.manual_seed(1)
-    carry = Carry(make_model())
-    for parameter in carry.new_parameters():
+    for parameter in model.carry.parameters():
         torch.nn.init.normal_(parameter)
-    return carry
+    return model
 
 
-def windows_of(carry, batch, frames=range(4)):
-    """The pairs of a batch of windows."""
-    video = carry.model.get_video_features(batch["pixel_values_videos"])
-    text = carry.model.get_text_features(batch["input_ids"], batch["attention_mask"], batch["sentence_mask"])
-    return pairs_of(video, text, word_mask_of(batch["attention_mask"], batch["sentence_mask"]), frames)
+@pytest.fixture
+def segmenter(carrying, processor):
+    return CVLSPipeline(model=carrying, processor=processor, device="cpu", presence_threshold=0)
 
 
-@pytest.mark.parametrize("passes", [0, 1, 2])
-def test_without_training_it_is_the_segmenter(make_model, processor, passes):
-    model = make_model()
-    logits = segment(Carry(model), processor, NOISE, SENTENCES, passes)
-    assert logits.positions == list(range(13))
-    expected = CVLSPipeline(model=model, processor=processor)(NOISE, SENTENCES, presence_threshold=0.0)
-    outputs = SimpleNamespace(mask_logits=logits.mask_logits[None], presence_logits=logits.presence_logits[None])
-    size = NOISE.shape[1:3]
-    (found,) = processor.post_process_masks(
-        outputs, processor(videos=NOISE)["frame_sizes"], [size], presence_threshold=0.0
-    )
-    for index, result in enumerate(expected):
-        assert (found["masks"][index].numpy() != result["masks"]).mean() < 1e-4
-        np.testing.assert_allclose(found["frame_scores"][index], result["frame_scores"], atol=1e-4)
+def check_same(frames, expected, differing=0.0):
+    """Results of frames, of `stream` or of `push`, are the same."""
+    for one, other in zip(frames, expected, strict=True):
+        assert one["frame_index"] == other["frame_index"]
+        assert (one["masks"] != other["masks"]).mean() <= differing
+        np.testing.assert_allclose(one["frame_scores"], other["frame_scores"], atol=1e-5)
 
 
-def test_what_is_known_changes_the_next_window_as_far_as_there_was_evidence(carry):
-    batch = random_batch(clips=1, sentences=2)
+def frames_of(results):
+    """Results of sentences as those of frames."""
+    for index, frame in enumerate(results[0]["frame_indices"]):
+        masks = np.stack([result["masks"][index] for result in results])
+        frame_scores = [result["frame_scores"][index] for result in results]
+        yield {"frame_index": frame, "masks": masks, "frame_scores": frame_scores}
+
+
+def differ(one, other):
+    return any((a["masks"] != b["masks"]).any() for a, b in zip(one, other, strict=True))
+
+
+def without_referents(**shape):
+    return {name: value for name, value in random_batch(**shape).items() if name != "referents"}
+
+
+def test_without_training_the_state_changes_no_bit(make_model, processor):
+    off, on = make_model(), make_model(carry_state=True)
+    weights = on.state_dict()
+    assert {name for name in weights if name.startswith("carry.")} == weights.keys() - off.state_dict().keys()
+    assert all(torch.equal(weights[name], value) for name, value in off.state_dict().items())
+    off, on = (CVLSPipeline(model=m, processor=processor, device="cpu", presence_threshold=0) for m in (off, on))
+    expected = off(NOISE, SENTENCES)
+    for found in (on(NOISE, SENTENCES), on(NOISE, SENTENCES, passes=0), off(NOISE, SENTENCES, passes=2)):
+        for one, other in zip(found, expected, strict=True):
+            assert (one["masks"] == other["masks"]).all() and one["frame_scores"] == other["frame_scores"]
+    for one, other in zip(on.stream(NOISE, SENTENCES), off.stream(NOISE, SENTENCES), strict=True):
+        assert (one["masks"] == other["masks"]).all() and one["frame_scores"] == other["frame_scores"]
+
+
+def test_checkpoints(carrying, make_model, tmp_path):
+    """An older one has no state, may be given one, and a state that has learned is saved with the code it needs."""
+    assert not CVLSConfig.from_pretrained(ROOT / "tests/checkpoint_0_1").carry_state
+    make_model().save_pretrained(tmp_path / "old")
+    model = CVLSModel.from_pretrained(tmp_path / "old", carry_state=True)
+    values = {name: parameter.tolist() for name, parameter in model.carry.named_parameters()}
+    assert values["evidence_scale"] == [1] and values["evidence_bias"] == [0]
+    assert not np.any(values["mark"]) and not np.any(values["pull"])
+    carrying.save_pretrained(tmp_path / "new")
+    again = CVLSModel.from_pretrained(tmp_path / "new")
+    assert again.config.carry_state and torch.equal(again.carry.mark, carrying.carry.mark)
+    assert (tmp_path / "new" / "carrying_cvls.py").is_file()
+
+
+def test_one_pass_is_that_of_sessions_and_live_streams(segmenter):
+    expected = list(segmenter.stream(NOISE, SENTENCES))
+    assert differ(expected, segmenter.stream(NOISE, SENTENCES, passes=0))
+    check_same(segmenter.stream(NOISE, SENTENCES, batch_size=3), expected, differing=1e-4)
+    check_same(frames_of(segmenter(NOISE, SENTENCES, passes=1)), expected)
+    with segmenter.open(NOISE, dtype=None) as session:
+        for _ in range(2):  # a second question starts with nothing known
+            check_same(session.stream(SENTENCES), expected, differing=1e-4)
+    live = segmenter.live(SENTENCES)
+    check_same([result for picture in NOISE for result in live.push(picture)] + live.close(), expected, differing=1e-4)
+    with pytest.raises(TypeError, match="a live stream takes no passes"):
+        segmenter.live(SENTENCES, passes=2)
+
+
+def test_two_passes_are_those_of_files_and_sessions(segmenter):
+    expected = list(segmenter.stream(NOISE, SENTENCES, passes=2, return_frames=True))
+    assert differ(expected, segmenter.stream(NOISE, SENTENCES))
+    assert all((result["frame"] == frame).all() for result, frame in zip(expected, NOISE, strict=True))
+    check_same(frames_of(segmenter(NOISE, SENTENCES)), expected)
+    check_same(frames_of(segmenter(NOISE, SENTENCES, batch_size=3)), expected, differing=1e-4)
+    for max_memory in (0, None):
+        with segmenter.open(NOISE, dtype=None, max_memory=max_memory) as session:
+            check_same(frames_of(session.ask(SENTENCES)), expected, differing=1e-4)
+    with pytest.raises(ValueError, match="passes is 0, 1 or 2, not 3"):
+        segmenter(NOISE, SENTENCES, passes=3)
+
+
+def test_some_frames_have_the_results_that_they_have_among_all(segmenter):
+    of_all = {passes: list(segmenter.stream(NOISE, SENTENCES, passes=passes)) for passes in (1, 2)}
+    chosen = [5, 11]
+    for passes, expected in of_all.items():
+        expected = [expected[index] for index in chosen]
+        check_same(segmenter.stream(NOISE, SENTENCES, passes=passes, frame_indices=chosen), expected)
+        with segmenter.open(NOISE, dtype=None) as session:
+            found = session.ask(SENTENCES, passes=passes, frame_indices=chosen)
+            check_same(frames_of(found), expected, differing=1e-4)
+    model, processor = segmenter.model, segmenter.processor
+    session = processor.add_text_prompt(processor.init_video_session(NOISE, dtype=None), SENTENCES)
+    for options, order in (
+        ({}, range(13)),
+        ({"start_frame_idx": 4, "max_frame_num_to_track": 3}, range(4, 7)),
+        ({"start_frame_idx": 11, "max_frame_num_to_track": 9, "reverse": True}, range(10, 1, -1)),
+        ({"reverse": True}, []),
+    ):
+        outputs = list(model.propagate_in_video_iterator(session, **options))
+        assert [output.frame_idx for output in outputs] == list(order)
+        for output in outputs:
+            found = processor.postprocess_outputs(session, output, presence_threshold=0)
+            expected = of_all[1][output.frame_idx]["masks"]
+            masks = np.zeros_like(expected)
+            masks[found["object_ids"]] = found["masks"]
+            assert (masks != expected).mean() < 1e-4
+
+
+def test_each_window_takes_the_way_with_more_evidence():
+    """By hand: four windows, two sentences, and a model whose masks say which window's state it was given."""
+    evidence = torch.tensor([[0.9, 0.1, 0.2, 0.3], [0.1, 0.2, 0.1, 0.8]])
+
+    def next_state(output, state, frame):
+        places = (output.index + 1.0) * (1 if frame == -1 else -1)  # from 1 up, going backward below 0
+        best = output.evidence if state is None else torch.maximum(output.evidence, state.evidence)
+        return CVLSSentenceState(torch.full((1, 2, 1, 1), places), best, 0)
+
+    def model(video_features, sentence_state, **text):
+        index = int(video_features.pixel_features.flatten()[0])
+        given = torch.zeros(1, 2, 1, 1) if sentence_state is None else sentence_state.places
+        logits = given[:, :, None].expand(1, 2, 4, 1, 1)
+        return SimpleNamespace(
+            index=index, evidence=evidence[None, :, index], mask_logits=logits, presence_logits=given[..., 0, 0]
+        )
+
+    model.config, model.device = SimpleNamespace(carry_state=True), "cpu"
+    model.carry = SimpleNamespace(next_state=next_state)
+    model.get_text_features = lambda **text: BaseModelOutputWithPooling(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 1))
+    windows = [window for (window,) in plan_windows(16, 4, 0)]
+    numbers = torch.arange(4.0)[:, None, None, None, None].expand(4, 4, 1, 1, 1)
+    encoded = EncodedWindows(windows, numbers, numbers, FrameSizes((4, 4), (4, 4)))
+    sentences = SentenceLogits(model, {"attention_mask": torch.ones(1, 2, 1)}, passes=2)
+    sentences.look_back(encoded)
+    found = sentences.add(encoded)
+    # the first sentence is clear from the first window on; what tells the second one comes in the last window
+    expected = torch.tensor([[0.0, 1, 2, 3], [-2, -3, -4, 3]])
+    torch.testing.assert_close(found.presence_logits[:, ::4], expected)
+    torch.testing.assert_close(found.mask_logits[:, ::4, 0, 0], expected)
+
+
+def test_what_is_known_changes_the_next_window_as_far_as_there_was_evidence(carrying):
+    batch, places = without_referents(clips=1, sentences=2), torch.rand(1, 2, 8, 8)
     with torch.no_grad():
-        pairs = windows_of(carry, batch)
-        places = torch.rand(2, 8, 8)
-        alone = carry(pairs, None).mask_logits
-        nothing = carry(pairs, State(0, places, torch.zeros(2))).mask_logits
-        something = carry(pairs, State(0, places, torch.tensor([1.0, 0.0]))).mask_logits
+        alone = carrying(**batch).mask_logits
+        nothing = carrying(**batch, sentence_state=CVLSSentenceState(places, torch.zeros(1, 2), 0)).mask_logits
+        first = CVLSSentenceState(places, torch.tensor([[1.0, 0.0]]), 0)
+        something = carrying(**batch, sentence_state=first).mask_logits
     torch.testing.assert_close(nothing, alone)
-    torch.testing.assert_close(something[1], alone[1])
-    assert (something[0] - alone[0]).abs().max() > 0.1
+    torch.testing.assert_close(something[:, 1], alone[:, 1])
+    assert (something[:, 0] - alone[:, 0]).abs().max() > 0.1
+
+
+def test_what_joins_the_logits_by_hand(carrying):
+    """The pull of a place with certainty p and evidence e, d frames later: e (2 p - 1) pull_d."""
+    state = CVLSSentenceState(torch.full((1, 1, 8, 8), 0.75), torch.full((1, 1), 0.5), 1)
+    pull = carrying.carry.pull.detach()
+    expected = 0.25 * torch.stack([pull[1], pull[0], pull[1], pull[2]])
+    logits = carrying.carry.logits(state, 4, (16, 16)).detach()
+    torch.testing.assert_close(logits, expected[:, None, None].expand(1, 1, 4, 16, 16))
+    # counted from a window that starts two frames later, the frame lies before the window
+    logits = carrying.carry.logits(state.seen_from(2), 4, (16, 16)).detach()
+    torch.testing.assert_close(logits[0, 0, :, 0, 0], 0.25 * torch.stack([pull[1], pull[2], pull[3], pull[3]]))
 
 
 @pytest.mark.parametrize(("bias", "places"), [(-200.0, None), (200.0, 1.0)])
-def test_an_object_that_is_not_seen_is_remembered_where_it_was(carry, bias, places):
-    before = State(0, torch.rand(3, 8, 8), torch.full((3,), 0.4))
+def test_an_object_that_is_not_seen_is_remembered_where_it_was(carrying, bias, places):
+    before = CVLSSentenceState(torch.rand(1, 3, 8, 8), torch.full((1, 3), 0.4), 0)
     with torch.no_grad():
-        carry.model.mask_bias.fill_(bias)
-        step = carry(windows_of(carry, random_batch(clips=1)), before)
-    expected = before.places if places is None else torch.full((3, 8, 8), places)
-    torch.testing.assert_close(step.state.places, expected)
-    assert (step.state.evidence >= 0.4).all() and step.state.frame == 3
+        carrying.mask_bias.fill_(bias)
+        state = carrying.carry.next_state(carrying(**without_referents(clips=1), sentence_state=before), before)
+    torch.testing.assert_close(state.places, before.places if places is None else torch.full((1, 3, 8, 8), places))
+    assert (state.evidence >= 0.4).all() and state.frame == 3
 
 
-def test_the_gradient_of_the_last_window_goes_through_the_state(carry):
+def test_a_model_without_a_state_refuses_one(make_model):
+    state = CVLSSentenceState(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3), 0)
+    with pytest.raises(ValueError, match="carry_state"):
+        make_model()(**random_batch(), sentence_state=state)
+
+
+def test_a_state_does_not_depend_on_padding(carrying):
+    """A clip of 48 x 56 pixels, alone and in a batch with one of 64 x 64."""
+    batch = without_referents()
+    batch["frame_sizes"][0] = torch.tensor([48, 56])
+    batch["pixel_values_videos"][0, :, :, 48:] = batch["pixel_values_videos"][0, :, :, :, 56:] = 0
+    alone = {name: value[:1] for name, value in batch.items()}
+
+    def two_windows(batch):
+        output = carrying(**batch)
+        state = carrying.carry.next_state(output, frame_sizes=batch["frame_sizes"])
+        again = carrying(**batch, sentence_state=state)
+        return state, again, carrying.carry.next_state(again, state, 0, batch["frame_sizes"])
+
+    with torch.no_grad():
+        found, expected = two_windows(batch), two_windows(alone)
+    for one, other in zip((found[0], found[2]), (expected[0], expected[2]), strict=True):
+        torch.testing.assert_close(one.places[:1], other.places, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.evidence[:1], other.evidence, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1].mask_logits[:1], expected[1].mask_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_the_last_window_goes_through_the_state(carrying):
     """Into the first window, of which the last one holds no frame."""
     batch = random_batch(frames=10)
     pixels = batch["pixel_values_videos"].requires_grad_()
+    text = {name: batch[name] for name in ("input_ids", "attention_mask", "sentence_mask")}
     state = None
     for start in (0, 3, 6):
-        shown = pixels[:, start : start + 4]
-        step = carry(windows_of(carry, {**batch, "pixel_values_videos": shown}, range(start, start + 4)), state)
-        state = step.state
-    (gradient,) = torch.autograd.grad(step.mask_logits.square().sum(), pixels)
+        now = None if state is None else state.seen_from(start)
+        output = carrying(pixels[:, start : start + 4], **text, sentence_state=now)
+        state = carrying.carry.next_state(output, now).seen_from(-start)
+    (gradient,) = torch.autograd.grad(output.mask_logits.square().sum(), pixels)
     assert (gradient[:, :3].abs().amax(dim=(0, 2, 3, 4)) > 0).all()
 
 
-def test_without_state_the_loss_is_the_mean_of_the_windows(carry):
+def test_without_state_the_loss_is_the_mean_of_the_windows(carrying):
     batch = random_batch(frames=7)
     losses = []
     for shown in (slice(0, 4), slice(3, 7)):
         per_frame = ("pixel_values_videos", "frame_mask", "instance_masks", "annotated_frames", "annotated_instances")
-        losses.append(carry.model(**batch | {name: batch[name][:, shown] for name in per_frame}).loss)
-    torch.testing.assert_close(clip_loss(carry, batch, with_state=False, presence=True), sum(losses) / 2)
-    with_state = clip_loss(carry, batch, with_state=True, presence=True)
+        losses.append(carrying(**batch | {name: batch[name][:, shown] for name in per_frame}).loss)
+    with_state = clip_loss(carrying, batch, presence=True)
+    carrying.config.carry_state = False
+    torch.testing.assert_close(clip_loss(carrying, batch, presence=True), sum(losses) / 2)
     assert (with_state - sum(losses) / 2).abs() > 1e-4
+
+
+def test_the_benchmark_measures_what_the_pipeline_gives(carrying, processor):
+    for passes in (0, 1, 2):
+        masks, presence = masks_of(carrying, processor, NOISE, SENTENCES, passes)
+        segmenter = CVLSPipeline(model=carrying, processor=processor, device="cpu", presence_threshold=0)
+        for index, result in enumerate(segmenter(NOISE, SENTENCES, passes=passes)):
+            assert (masks[index] == result["masks"]).all()
+            assert presence[index].max() == pytest.approx(result["score"])
 
 
 def test_measures_are_those_of_the_metric():

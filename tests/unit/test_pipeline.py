@@ -31,6 +31,7 @@ class FakeConfig(PreTrainedConfig):
     model_type = "fake-segmenter"
     num_frames = WINDOW
     max_sentence_length = None
+    carry_state = False
 
 
 @dataclass
@@ -79,7 +80,8 @@ class FakeSegmenter(PreTrainedModel):
         assert sentence_mask.all() and attention_mask.any()
         return BaseModelOutputWithPooling(input_ids[..., None], input_ids[..., 1:2])
 
-    def forward(self, video_features, text_features, attention_mask):
+    def forward(self, video_features, text_features, attention_mask, sentence_state=None):
+        assert sentence_state is None
         mask_logits, presence_logits = [], []
         pixels, tokens = video_features.pixel_features, video_features.last_hidden_state
         assert (pixels == tokens).all() and len(attention_mask) == len(pixels)
