@@ -11,17 +11,16 @@ import subprocess
 import sys
 
 import pytest
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 
 from factories import ROOT
-from modeling_cvls.hub_cvls import rename
-from modeling_cvls.model_card import make_card
 
 CODE = {path.name for path in (ROOT / "modeling_cvls").glob("*_cvls.py")}  # flat files go with every checkpoint
 COMPLETE = CODE | {"README.md", "config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 WHOLE = COMPLETE | {"model.safetensors"}
 TASK = "video-language-segmentation"
+pytestmark = pytest.mark.slow
 SAME = 1e-5  # of logits; those of different checkpoints are far from each other
 
 COMMON = """
@@ -309,11 +308,9 @@ def check_loads(loads: dict, module: str) -> None:
     assert loads["task"] == TASK
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["segmenter", "secret", "pipeline", "trainer", "again", "pipeline-again", "home", "pipeline-home"]
 )
-@pytest.mark.slow
 def test_a_pushed_repository_is_complete(hub, later, name):
     files = hub.files(f"tester/{name}")
     assert WHOLE - {".gitattributes"} <= set(files)
@@ -329,7 +326,6 @@ def test_a_pushed_repository_is_complete(hub, later, name):
     assert json.loads(files["processor_config.json"])["auto_map"]["AutoProcessor"] == "processing_cvls.CVLSProcessor"
 
 
-@pytest.mark.slow
 def test_weights_come_in_shards(hub, pushed):
     files = set(hub.files("tester/sharded"))
     assert COMPLETE <= files and "model.safetensors.index.json" in files
@@ -339,13 +335,11 @@ def test_weights_come_in_shards(hub, pushed):
     assert set(hub.files("tester/branches", "whole")) == WHOLE | {".gitattributes"}
 
 
-@pytest.mark.slow
 def test_the_script_takes_one_commit_and_private_is_private(hub, pushed):
     assert hub.repositories["tester/segmenter"].messages == ["initial commit"] + 2 * ["Upload CVLS segmenter"]
     assert hub.repositories["tester/secret"].private and not hub.repositories["tester/segmenter"].private
 
 
-@pytest.mark.slow
 def test_the_card_has_the_measured_results(hub, pushed):
     card = ModelCard(hub.files("tester/segmenter")["README.md"].decode())
     assert card.data.pipeline_tag == "image-segmentation"
@@ -359,7 +353,6 @@ def test_the_card_has_the_measured_results(hub, pushed):
     assert "{{" not in card.content and "{%" not in card.content
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sharded", "pipeline", "again", "pipeline-again", "home", "pipeline-home"])
 def test_the_card_goes_along(hub, later, name):
     card = ModelCard(hub.files(f"tester/{name}")["README.md"].decode())
@@ -367,7 +360,6 @@ def test_the_card_goes_along(hub, later, name):
     assert {result.metric_type: result.metric_value for result in card.data.eval_results}["mean_iou"] == 0.5
 
 
-@pytest.mark.slow
 def test_the_trainer_pushes_the_card_with_its_last_evaluation(hub, pushed):
     card = ModelCard(hub.files("tester/trainer")["README.md"].decode())
     (result,) = card.data.eval_results
@@ -376,13 +368,11 @@ def test_the_trainer_pushes_the_card_with_its_last_evaluation(hub, pushed):
     assert 'model="tester/trainer"' in card.content and "mine" in card.data.tags
 
 
-@pytest.mark.slow
 def test_a_push_that_is_killed_between_upload_and_commit_changes_nothing(hub, pushed, stranger):
     assert hub.repositories["tester/segmenter"].refs == pushed
     check_loads(stranger["loads"], "transformers_modules")  # main is still what was pushed second
 
 
-@pytest.mark.slow
 def test_without_the_package_and_without_trust_it_is_refused(stranger):
     assert stranger["package"].startswith("ModuleNotFoundError")
     assert len(stranger["refused"]) == 8
@@ -390,24 +380,20 @@ def test_without_the_package_and_without_trust_it_is_refused(stranger):
         assert answer.startswith("ValueError") and "trust_remote_code=True" in answer, (call, answer)
 
 
-@pytest.mark.slow
 def test_whatever_pushed_it_loads(stranger):
     assert stranger["repositories"].keys() == {f"tester/{n}" for n in ("secret", "sharded", "pipeline", "trainer")}
     assert max(stranger["repositories"].values()) < SAME
 
 
-@pytest.mark.slow
 def test_revisions(stranger, offline):
     assert max(stranger["v1"], offline["v1"], *stranger["branch"]) < SAME
 
 
-@pytest.mark.slow
 def test_a_private_repository_is_not_there_without_the_token(stranger):
     for call, answer in stranger["private"].items():
         assert answer.startswith("OSError"), (call, answer)
 
 
-@pytest.mark.slow
 def test_dtype_device_map_and_attention(stranger):
     dtype, distance = stranger["bfloat16"]
     assert dtype == "torch.bfloat16" and 0 < distance < 0.5
@@ -417,44 +403,16 @@ def test_dtype_device_map_and_attention(stranger):
         assert (own, of_text) == (choice, choice) and distance < SAME
 
 
-@pytest.mark.slow
 def test_loaded_from_the_hub_and_pushed_again_it_loads(stranger):
     for again in ("again", "pipeline-again"):
         check_loads(stranger[again], "transformers_modules")
 
 
-@pytest.mark.slow
 def test_offline_from_the_cache(offline):
     check_loads(offline["loads"], "transformers_modules")
     assert offline["not there"].startswith("OSError")
 
 
-@pytest.mark.slow
 def test_with_the_package_no_trust_is_needed_and_local_code_runs(at_home):
     for name in ("segmenter", "again", "trusted", "folder"):
         check_loads(at_home[name], "modeling_cvls")
-
-
-def test_card_names_base_models_and_data_set_of_the_hub_only(make_model, tmp_path):
-    model = make_model()
-    model.config.backbone_config._name_or_path = "microsoft/resnet-50"
-    model.config.text_config._name_or_path = str(tmp_path)
-    card = make_card(model, "someone/model", {"J&F": 0.5, "num_objects": 1}, dataset="someone/davis", split="valid")
-    assert card.data.base_model == ["microsoft/resnet-50"]
-    assert card.data.datasets == ["someone/davis"]
-    assert card.data.eval_results == [
-        EvalResult(
-            task_type="image-segmentation", task_name="Video-language segmentation", dataset_type="someone/davis",
-            dataset_name="davis", dataset_split="valid", metric_type="J&F", metric_value=0.5,
-        )
-    ]  # fmt: skip
-    model.config._name_or_path = "someone/segmenter"
-    assert make_card(model, "someone/model").data.base_model == ["someone/segmenter"]
-    assert make_card(model, "someone/model").data.eval_results is None
-
-
-def test_a_renamed_card_is_the_card_made_for_the_new_name(make_model, tmp_path):
-    given = {"results": {"mean_iou": 0.5}, "dataset": str(tmp_path), "split": "test"}
-    make_card(make_model(), str(tmp_path / "checkpoint"), **given).save(tmp_path / "README.md")
-    renamed = rename(ModelCard.load(tmp_path / "README.md"), "someone/else")
-    assert renamed.content == make_card(make_model(), "someone/else", **given).content
