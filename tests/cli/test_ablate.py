@@ -2,11 +2,10 @@
 
 import io
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -15,6 +14,8 @@ from datasets import Dataset
 from PIL import Image
 from transformers import TrainingArguments, set_seed
 
+import ablate
+import cvls
 from ablate import Ablation, tables
 from factories import ROOT, tiny_config, tiny_sections, tiny_tokenizer
 from modeling_cvls import CVLSConfig, CVLSModel, CVLSProcessor, CVLSVideoProcessor
@@ -121,8 +122,10 @@ def _png(value: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_ablation_runs_resumes_and_reports(tmp_path):
-    """Two variants from scenes to tables; the second call does nothing anew, a run that is missing is made."""
+def test_ablation_runs_resumes_and_reports(tmp_path, monkeypatch):
+    """Two variants from scenes to tables; the second call does nothing anew, a run that is missing is made.
+
+    The scenes are made in a process of their own, as all is that an ablation runs; the rest in this one, in turns."""
     sections = tiny_sections(tmp_path / "unused", max_steps=2, eval_strategy="no", save_steps=1, report_to="none")
     sections["training"].update(load_best_model_at_end=False)
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(sections))
@@ -140,13 +143,22 @@ def test_ablation_runs_resumes_and_reports(tmp_path):
     path = tmp_path / "ablation.yaml"
     path.write_text(yaml.safe_dump(config))
 
-    def ablate():
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(ROOT / "benchmarks" / "ablate.py"), str(path)]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    called, turns, call = [], threading.Lock(), ablate.call
 
-    done = ablate()
-    assert done.returncode == 0, done.stderr[-3000:]
+    def call_here(arguments, log, environment=None):
+        called.append(arguments[0])
+        if arguments[0] == "synthesize":
+            call(arguments, log, environment)
+        else:
+            assert arguments[0] == "convert" or environment["OMP_NUM_THREADS"] == "1"
+            with turns:
+                cvls.main(arguments)
+
+    monkeypatch.setattr(ablate, "call", call_here)
+    monkeypatch.setattr(sys, "argv", ["ablate.py", str(path)])
+    monkeypatch.chdir(ROOT)
+    ablate.main()
+    assert called[:2] == ["synthesize", "convert"] and sorted(called[2:]) == 3 * ["eval"] + 3 * ["train"]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [(run["variant"], run["seed"]) for run in results["runs"]] == [("base", 0), ("base", 1), ("full", 0)]
     assert all(set(run["machine"]) >= {"commit", "cores", "torch"} for run in results["runs"])
@@ -163,8 +175,9 @@ def test_ablation_runs_resumes_and_reports(tmp_path):
     (folders["full"] / "run.json").unlink()
     shutil.rmtree(folders["full"] / "checkpoint" / "checkpoint-2")
     before = (folders["base"] / "run.json").stat().st_mtime_ns
-    done = ablate()
-    assert done.returncode == 0, done.stderr[-3000:]
+    called.clear()
+    ablate.main()
+    assert called == ["train", "eval"]
     assert (folders["base"] / "run.json").stat().st_mtime_ns == before
     assert json.loads((folders["full"] / "run.json").read_text())["resumed"]
 
