@@ -6,11 +6,11 @@ A packet holds one encoded frame.
 import io
 import os
 import re
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from operator import attrgetter
+from itertools import chain, compress, islice
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 LENGTH = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 #: What is noted of each packet, and what stands for a value that is not known.
 NOTED, UNKNOWN = ("pts", "dts", "duration", "size", "is_keyframe", "is_discard"), -(2**63)
+AT_ONCE = 16  # packets that are noted in one step; so many are in memory at a time
 TEXT_FORMATS = ("adf", "bin", "idf", "tty", "xbin")
 OLDEST_AV = (17, 1)  # the version of PyAV that is needed
 VP8_IS_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, section 9.1)
@@ -185,38 +186,41 @@ class _Notes:
     def __init__(self, is_vp8: bool, is_h264_of_mov: bool, is_mpegts: bool):
         self._names = (*NOTED, "is_corrupt") if is_mpegts else NOTED
         self._is_vp8, self._is_h264_of_mov = is_vp8, is_h264_of_mov
-        self._values = array("q")
+        self._values: list[np.ndarray] = []
         self.hidden: list[int] = []
         self.all_idr, self.is_cut = True, False
 
-    def of(self, demuxed: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """The packets with their numbers, to their end or first error; each is noted before it is given."""
-        # Of long videos this loop is what opening them costs.
-        av, number, note, attributes = import_av(), 0, self._values.extend, attrgetter(*self._names)
-        is_vp8, is_h264_of_mov = self._is_vp8, self._is_h264_of_mov
-        try:
-            for packet in demuxed:
-                row = attributes(packet)
-                try:
-                    note(row)
-                except TypeError:  # something is None
-                    del self._values[number * len(self._names) :]
-                    if row[0] is row[1] is None and not row[3]:
-                        continue  # the mark of the end
-                    note(UNKNOWN if value is None else value for value in row)
-                if is_h264_of_mov:
-                    if row[4]:
-                        self.all_idr = self.all_idr and _has_idr(memoryview(packet))
-                elif is_vp8 and row[3] and not memoryview(packet)[0] & VP8_IS_SHOWN:
-                    self.hidden.append(number)
-                yield number, packet
-                number += 1
-        except av.FFmpegError:
-            self.is_cut = True
+    def of(self, demuxed: Iterator[Any]) -> Iterator[list[Any]]:
+        """The packets, a few in each list, to their end or first error; each is noted before it is given."""
+        # Of long videos this is what opening them costs, so there is no step of Python for each packet.
+        av, number, is_over, attributes = import_av(), 0, False, attrgetter(*self._names)
+        while not is_over:
+            packets: list[Any] = []
+            try:
+                packets.extend(islice(demuxed, AT_ONCE))
+            except av.FFmpegError:  # the packets before it are in the list
+                self.is_cut = True
+            is_over = len(packets) < AT_ONCE
+            rows = list(map(attributes, packets))
+            try:
+                values = np.fromiter(chain.from_iterable(rows), np.int64)
+            except TypeError:  # something is None
+                kept = [not _is_end(row) for row in rows]
+                packets, rows = list(compress(packets, kept)), list(compress(rows, kept))
+                values = np.array([UNKNOWN if value is None else value for row in rows for value in row], np.int64)
+            self._values.append(values)
+            if self._is_h264_of_mov:
+                keys = compress(packets, map(itemgetter(4), rows))
+                self.all_idr = self.all_idr and all(_has_idr(memoryview(packet)) for packet in keys)
+            elif self._is_vp8:
+                sized = [(place, packet) for place, packet in enumerate(packets, number) if packet.size]
+                self.hidden += [place for place, packet in sized if not memoryview(packet)[0] & VP8_IS_SHOWN]
+            number += len(packets)
+            yield packets
 
     def columns(self) -> np.ndarray:
         """int64 (7, N): what `NOTED` names, of all packets that passed, and whether each is marked."""
-        values = np.array(self._values).reshape(-1, len(self._names)).T
+        values = np.concatenate(self._values).reshape(-1, len(self._names)).T
         return np.concatenate([values, np.zeros((len(NOTED) + 1 - len(values), values.shape[1]), dtype=values.dtype)])
 
 
@@ -242,7 +246,8 @@ def read_packets(source: str | bytes) -> Packets:
         is_mov = "mov" in name
         notes = _Notes(codec.name == "vp8", is_mov and codec.name == "h264", name == "mpegts")
         packets = notes.of(container.demux(stream))
-        first, frame = next(decode_packets(packets, codec, failed=[]), (None, None))
+        numbered = enumerate(chain.from_iterable(packets))
+        first, frame = next(decode_packets(numbered, codec, failed=[]), (None, None))
         for _ in packets:  # those that come behind the first frame
             pass
         pts, dts, durations, sizes, is_key, is_discarded, is_marked = notes.columns()
@@ -279,6 +284,11 @@ def read_packets(source: str | bytes) -> Packets:
             first=first,
             frame=frame,
         )
+
+
+def _is_end(row: tuple) -> bool:
+    """Whether what is noted of a packet says that it only marks the end."""
+    return row[0] is row[1] is None and not row[3]
 
 
 def _stamps(values: np.ndarray) -> np.ndarray | None:
