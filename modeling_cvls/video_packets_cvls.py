@@ -6,10 +6,11 @@ A packet holds one encoded frame.
 import io
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, compress, islice
+from itertools import chain, compress, islice, starmap
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -186,7 +187,8 @@ class _Notes:
     def __init__(self, is_vp8: bool, is_h264_of_mov: bool, is_mpegts: bool):
         self._names = (*NOTED, "is_corrupt") if is_mpegts else NOTED
         self._is_vp8, self._is_h264_of_mov = is_vp8, is_h264_of_mov
-        self._values: list[np.ndarray] = []
+        self._row = struct.Struct(f"={len(self._names)}q")
+        self._values = bytearray()
         self.hidden: list[int] = []
         self.all_idr, self.is_cut = True, False
 
@@ -203,12 +205,13 @@ class _Notes:
             is_over = len(packets) < AT_ONCE
             rows = list(map(attributes, packets))
             try:
-                values = np.fromiter(chain.from_iterable(rows), np.int64)
-            except TypeError:  # something is None
+                values = b"".join(starmap(self._row.pack, rows))
+            except struct.error:  # something is None
                 kept = [not _is_end(row) for row in rows]
                 packets, rows = list(compress(packets, kept)), list(compress(rows, kept))
-                values = np.array([UNKNOWN if value is None else value for row in rows for value in row], np.int64)
-            self._values.append(values)
+                known = ([UNKNOWN if value is None else value for value in row] for row in rows)
+                values = b"".join(starmap(self._row.pack, known))
+            self._values += values
             if self._is_h264_of_mov:
                 keys = compress(packets, map(itemgetter(4), rows))
                 self.all_idr = self.all_idr and all(_has_idr(memoryview(packet)) for packet in keys)
@@ -220,7 +223,7 @@ class _Notes:
 
     def columns(self) -> np.ndarray:
         """int64 (7, N): what `NOTED` names, of all packets that passed, and whether each is marked."""
-        values = np.concatenate(self._values).reshape(-1, len(self._names)).T
+        values = np.frombuffer(self._values, dtype=np.int64).reshape(-1, len(self._names)).T
         return np.concatenate([values, np.zeros((len(NOTED) + 1 - len(values), values.shape[1]), dtype=values.dtype)])
 
 
