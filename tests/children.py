@@ -1,5 +1,6 @@
 """Child processes of the programs that tests start."""
 
+import gc
 import os
 import sys
 import traceback
@@ -9,6 +10,7 @@ from collections.abc import Callable
 def start(function: Callable, *arguments) -> int:
     """Runs a function in a process of its own; its number."""
     sys.stdout.flush()
+    gc.freeze()  # what is there already stays, and is not gone through at each collection in the child
     child = os.fork()
     if child == 0:
         status = 1

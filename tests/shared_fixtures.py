@@ -1,6 +1,7 @@
 """Fixtures of several tests; what they are made with stands in factories.py."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from modeling_cvls.data import FEATURES, ClipCollator, ClipSampler
 from modeling_cvls.training import CVLSTrainer, CVLSTrainingArguments
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     """A function: fields of the configuration -> a tiny model in evaluation mode, always with the same weights."""
 
@@ -23,9 +24,13 @@ def make_model():
     return make
 
 
+def tiny_processor() -> CVLSProcessor:
+    return CVLSProcessor(CVLSVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64}), tiny_tokenizer())
+
+
 @pytest.fixture
 def processor() -> CVLSProcessor:
-    return CVLSProcessor(CVLSVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64}), tiny_tokenizer())
+    return tiny_processor()
 
 
 @pytest.fixture(scope="session")
@@ -34,21 +39,28 @@ def square_rows() -> Dataset:
     return Dataset.from_list([moving_square(number) for number in range(4)], features=FEATURES)
 
 
-@pytest.fixture
-def make_trainer(make_model, processor, square_rows, tmp_path):
-    """A function: arguments of the training -> a trainer of the tiny model, on two of four clips at a step."""
+@pytest.fixture(scope="session")
+def trainer_into(make_model, square_rows):
+    """A function: a folder, arguments of the training -> a trainer of the tiny model; two of four clips at a step."""
 
-    def make(**arguments) -> CVLSTrainer:
+    def make(folder, **arguments) -> CVLSTrainer:
         args = CVLSTrainingArguments(
-            output_dir=str(tmp_path / "out"), per_device_train_batch_size=2, use_cpu=True, report_to="none",
+            output_dir=str(folder), per_device_train_batch_size=2, use_cpu=True, report_to="none",
             disable_tqdm=True, **{"max_steps": 2, "learning_rate": 0.01, "save_strategy": "no", **arguments},
         )  # fmt: skip
+        processor = tiny_processor()
         return CVLSTrainer(
             make_model(), args, train_dataset=square_rows, eval_dataset=square_rows,
             data_collator=ClipCollator(processor, ClipSampler(4)), processing_class=processor,
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def make_trainer(trainer_into, tmp_path):
+    """A function: arguments of the training -> a trainer as above, into the folder `out`."""
+    return partial(trainer_into, tmp_path / "out")
 
 
 @pytest.fixture(params=["decord", "PyAV alone"])

@@ -1,12 +1,9 @@
 """README and docs/: links lead somewhere, examples run as they are printed, and the reference is that of the code."""
 
 import importlib.util
-import itertools
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +20,12 @@ from factories import ROOT, WORDS, tiny_config, tiny_tokenizer
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 #: The reference's commands have stand-ins for names, and the model card is a template.
 RUNNABLE = [page for page in PAGES if page.parent.name != "reference" and page.name != "model_card.md"]
-#: What makes a training as small as it can be; commands are otherwise run as the pages print them.
+#: What makes a training and a graph as small as they can be; commands are otherwise run as the pages print them.
 SMALL = {
     "train": "--training.max_steps 2 --training.num_train_epochs 1 --data.shortest_edge 64 --data.longest_edge 64 "
     "--data.eval_videos 1 --training.use_cpu true --training.disable_tqdm true --training.logging_steps 1 "
     "--training.per_device_train_batch_size 2 --training.warmup_steps 0 --training.overwrite_output_dir true",
+    "export": "--size 64 64",
 }
 
 
@@ -142,8 +140,7 @@ def world(tmp_path_factory):
         BertModel(text).save_pretrained(folder / name)
         tiny_tokenizer().save_pretrained(folder / name)
     write_frames(folder / "my_videos")
-    scenes = [ROOT / "scripts" / "make_synthetic.py", "--output", folder / "raw"]
-    subprocess.run([sys.executable, *scenes, "--train", "4", "--validation", "2", "--test", "2"], check=True)
+    cvls.main(["synthesize", "--output", str(folder / "raw"), *shlex.split("--train 4 --validation 2 --test 2")])
     for name in ("my_dataset", "outputs/demo/dataset"):
         cvls.main(["convert", "a2d_sentences", "--source", str(folder / "raw"), "--output", str(folder / name)])
     return folder
@@ -176,12 +173,11 @@ def test_examples_run(page, world, tmp_path, monkeypatch):
 def run(name: str, arguments: list[str]) -> None:
     if name == "convert":  # the pages' data sets are there already, for examples that come before it
         shutil.rmtree(arguments[arguments.index("--output") + 1], ignore_errors=True)
-    small = shlex.split(SMALL.get(name, ""))
-    given = set(itertools.filterfalse(lambda argument: not argument.startswith("--"), arguments))
-    pairs = zip(small[::2], small[1::2], strict=True)
-    if any(argument == "--training.resume_from_checkpoint" for argument in arguments):
+    small = [f"--{option}".split() for option in SMALL.get(name, "").split("--")[1:]]
+    given = {argument for argument in arguments if argument.startswith("--")}
+    if "--training.resume_from_checkpoint" in given:
         given.add("--training.overwrite_output_dir")
-    added = [part for flag, value in pairs if flag not in given for part in (flag, value)]
+    added = [word for flag, *values in small if flag not in given for word in (flag, *values)]
     try:
         cvls.main([name, *arguments, *added, *(["--debug"] if name else [])])
     except SystemExit as stop:

@@ -39,6 +39,30 @@ def run(*command, **environment) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """A function: runs a file of scripts/ in this process; its exit status, what it printed, what it said of errors."""
+
+    def run_here(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.chdir(ROOT)
+        capsys.readouterr()
+        try:
+            runpy.run_path(name, run_name="__main__")
+            status = 0
+        except SystemExit as stopped:
+            status = stopped.code or 0
+        return (status, *capsys.readouterr())
+
+    return run_here
+
+
+@pytest.fixture
+def short_ends(monkeypatch):
+    """datasets sleeps for five seconds at the end of several streams, until threads of Arrow have ended."""
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.2)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     """Synthetic scenes in the raw A2D layout, converted by the command."""
@@ -91,13 +115,13 @@ def test_the_best_checkpoint_is_the_one_that_is_kept(checkpoint):
 
 
 @pytest.mark.slow
-def test_training_can_be_resumed(checkpoint, config_file, tmp_path):
+def test_training_can_be_resumed(checkpoint, config_file, script, tmp_path):
     """Stopped at step 3 and resumed, training goes through the same steps to the same weights."""
     (tmp_path / "checkpoint-3").symlink_to(checkpoint / "checkpoint-3")
-    result = run(
+    status, _, error = script(
         "scripts/train.py", config_file, "--training.output_dir", tmp_path, "--training.resume_from_checkpoint", "true"
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert status == 0, error
     whole = {entry["step"]: entry["loss"] for entry in log_history(checkpoint) if "loss" in entry}
     resumed = {entry["step"]: entry["loss"] for entry in log_history(tmp_path) if "loss" in entry}
     assert resumed == pytest.approx(whole, rel=1e-4)
@@ -189,21 +213,21 @@ def test_another_process_gets_the_same_masks(checkpoint, dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_eval_and_report_scripts(checkpoint, dataset, tmp_path):
+def test_eval_and_report_scripts(checkpoint, dataset, script, tmp_path):
     metrics = tmp_path / "metrics.json"
-    result = run("scripts/eval.py", "--model", checkpoint, "--dataset", dataset, "--output", metrics)
-    assert result.returncode == 0, result.stderr[-3000:]
+    status, printed, error = script("scripts/eval.py", "--model", checkpoint, "--dataset", dataset, "--output", metrics)
+    assert status == 0, error
     results = json.loads(metrics.read_text())
     names = {"mean_iou", "overall_iou", "mAP", "precision@0.5", "referent_accuracy"}
     assert names <= set(results)
     assert all(names <= set(values) for kind, values in results["per_kind"].items() if kind != "none")
-    assert "| all |" in result.stdout
+    assert "| all |" in printed
 
-    result = run(
+    status, _, error = script(
         "scripts/report.py", "--model", checkpoint, "--dataset", dataset, "--metrics", metrics, "--output", tmp_path,
         "--synthetic",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert status == 0, error
     for name in ("training_curves.png", "contact_sheet.png", "overlay.mp4"):
         assert (tmp_path / name).stat().st_size > 1000
     card = (checkpoint / "README.md").read_text()
@@ -221,7 +245,7 @@ def test_pipeline_on_a_checkpoint(checkpoint, dataset):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
-def test_data_sets_are_mixed_by_their_weights(dataset, tmp_path, streaming):
+def test_data_sets_are_mixed_by_their_weights(dataset, tmp_path, streaming, short_ends):
     """Three rows of one to one of the other, every row of both; loaded or streamed."""
     rows = load_dataset(str(dataset), split="train")
     for name, first in (("a", 0), ("b", 12)):
@@ -237,7 +261,7 @@ def test_data_sets_are_mixed_by_their_weights(dataset, tmp_path, streaming):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
-def test_data_sets_without_weights_are_all_there_once(dataset, tmp_path, streaming):
+def test_data_sets_without_weights_are_all_there_once(dataset, tmp_path, streaming, short_ends):
     rows = load_dataset(str(dataset), split="train")
     for name, numbers in (("a", range(3)), ("b", range(3, 10))):
         rows.select(numbers).to_parquet(tmp_path / name / "train.parquet")
@@ -247,7 +271,7 @@ def test_data_sets_without_weights_are_all_there_once(dataset, tmp_path, streami
 
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
-def test_an_epoch_can_show_several_clips_of_a_video(dataset, streaming):
+def test_an_epoch_can_show_several_clips_of_a_video(dataset, streaming, short_ends):
     args = DataArguments(dataset=str(dataset), clips_per_video=3, streaming=streaming, train_split="validation")
     names = [row["video_id"] for row in load_train_set(args, 0)]
     videos = load_dataset(str(dataset), split="validation")["video_id"]
@@ -259,10 +283,10 @@ def test_an_epoch_can_show_several_clips_of_a_video(dataset, streaming):
 
 
 @pytest.mark.slow
-def test_streamed_rows_train(config_file, tmp_path):
+def test_streamed_rows_train(config_file, script, tmp_path, short_ends):
     flags = ["--data.streaming", "true", "--training.max_steps", "2", "--training.output_dir", tmp_path]
-    result = run("scripts/train.py", config_file, *flags, "--training.eval_strategy", "no", *BEST_OFF)
-    assert result.returncode == 0, result.stderr[-3000:]
+    status, _, error = script("scripts/train.py", config_file, *flags, "--training.eval_strategy", "no", *BEST_OFF)
+    assert status == 0, error
     assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 2
 
 
@@ -338,28 +362,25 @@ def test_flags_override_the_file(config_file):
         ("--data.dataset", "{a: 1, b: 0}", "the weights in `data.dataset` must be above 0"),
     ],
 )
-def test_values_that_cannot_be_are_named(config_file, tmp_path, monkeypatch, capsys, flag, value, message):
-    arguments = [str(config_file), "--training.output_dir", str(tmp_path), flag, value]
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.splitlines()[-1].startswith("cvls train: error: ") and message in error
+def test_values_that_cannot_be_are_named(config_file, script, tmp_path, flag, value, message):
+    status, _, error = script("scripts/train.py", config_file, "--training.output_dir", tmp_path, flag, value)
+    assert status == 2 and error.splitlines()[-1].startswith("cvls train: error: ") and message in error
 
 
 @pytest.mark.slow
-def test_a_dataset_without_the_columns_is_named(config_file, tmp_path):
+def test_a_dataset_without_the_columns_is_named(config_file, script, tmp_path):
     from datasets import Dataset
 
     Dataset.from_dict({"video_id": ["a"], "text": ["b"]}).to_parquet(tmp_path / "train.parquet")
-    result = run("scripts/train.py", config_file, "--data.dataset", tmp_path, "--training.output_dir", tmp_path / "out")
-    assert result.returncode != 0
-    assert "Traceback" not in result.stderr
-    assert str(tmp_path) in result.stderr and "sentences" in result.stderr
+    flags = ["--data.dataset", tmp_path, "--training.output_dir", tmp_path / "out"]
+    status, _, error = script("scripts/train.py", config_file, *flags)
+    assert status != 0
+    assert "Traceback" not in error
+    assert str(tmp_path) in error and "sentences" in error
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_type_is_named(tmp_path):
+def test_a_checkpoint_of_another_type_is_named(script, tmp_path):
     from transformers import BertConfig, BertModel
 
     BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)).save_pretrained(
@@ -367,20 +388,20 @@ def test_a_checkpoint_of_another_type_is_named(tmp_path):
     )
     with pytest.raises(ValueError, match="'bert'.*'cvls'"):
         CVLSModel.from_pretrained(tmp_path)
-    result = run("scripts/eval.py", "--model", tmp_path, "--dataset", tmp_path)
-    assert result.returncode != 0 and "Traceback" not in result.stderr
-    assert str(tmp_path) in result.stderr and "'bert'" in result.stderr
+    status, _, error = script("scripts/eval.py", "--model", tmp_path, "--dataset", tmp_path)
+    assert status != 0 and "Traceback" not in error
+    assert str(tmp_path) in error and "'bert'" in error
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL_VIDEOS, reason="../shared/real_data/videos is absent")
-def test_segment_script_on_real_videos(checkpoint, tmp_path):
+def test_segment_script_on_real_videos(checkpoint, script, tmp_path):
     """The path from a real video to the overlay; what a model of a few steps finds there is no matter."""
     for video in REAL_VIDEOS:
         output = tmp_path / f"{video.stem}.mp4"
         sentences = ["the animal on the left", "the large red thing"]
-        result = run("scripts/segment.py", video, *sentences, "--model", checkpoint, "--output", output)
-        assert result.returncode == 0, result.stderr[-3000:]
+        status, _, error = script("scripts/segment.py", video, *sentences, "--model", checkpoint, "--output", output)
+        assert status == 0, error
         source, drawn = FrameReader(video), FrameReader(output)
         assert len(drawn) == len(source) and drawn.fps == pytest.approx(source.fps, rel=1e-3)
         assert drawn.width == source.width and drawn.height > source.height  # the legend stands below

@@ -21,12 +21,22 @@ AT_EACH_STEP = {"save_strategy": "steps", "save_steps": 1}
 EVERYTHING = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 
 
+THREE_STEPS = {"max_steps": 3, "ema_decay": 0.5, **AT_EACH_STEP}
+
+
+@pytest.fixture(scope="module")
+def three_checkpoints(trainer_into, tmp_path_factory):
+    """What a training leaves of three steps with a checkpoint at each."""
+    folder = tmp_path_factory.mktemp("three")
+    trainer_into(folder, **THREE_STEPS).train()
+    return folder
+
+
 @pytest.fixture
-def trained(make_trainer):
-    """A trainer after three steps with a checkpoint at each."""
-    trainer = make_trainer(max_steps=3, ema_decay=0.5, **AT_EACH_STEP)
-    trainer.train()
-    return trainer
+def trained(three_checkpoints, make_trainer, tmp_path):
+    """A trainer with these checkpoints of its own."""
+    shutil.copytree(three_checkpoints, tmp_path / "out")
+    return make_trainer(**THREE_STEPS)
 
 
 def resumed(trainer, value=True) -> str | None:

@@ -173,20 +173,20 @@ def test_weights_that_are_not_there_are_no_random_ones(checkpoint, clip, tmp_pat
 # Checkpoints that a training goes on from -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def trained(make_trainer, tmp_path):
-    """A trainer with checkpoints, and the weights after the last step."""
-    trainer = make_trainer(max_steps=STEPS, ema_decay=0.5, save_strategy="steps", save_steps=1)
+@pytest.fixture(scope="module")
+def trained(trainer_into, tmp_path_factory):
+    """A trainer, the folder of its checkpoints, and the weights after the last step."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer = trainer_into(folder, max_steps=STEPS, ema_decay=0.5, save_strategy="steps", save_steps=1)
     trainer.train()
-    shutil.move(tmp_path / "out", tmp_path / "whole")
-    return trainer, load_file(tmp_path / "whole" / f"checkpoint-{STEPS}" / "model.safetensors")
+    return trainer, folder, load_file(folder / f"checkpoint-{STEPS}" / "model.safetensors")
 
 
 def damage_and_resume(seed, trained, make_trainer, tmp_path):
-    trainer, truth = trained
+    trainer, whole, truth = trained
     rng = random.Random(f"resume {seed}")
     folder = tmp_path / "damaged" / f"checkpoint-{STEPS - 1}"
-    shutil.copytree(tmp_path / "whole" / folder.name, folder)
+    shutil.copytree(whole / folder.name, folder)
     has_sums = rng.random() < 0.7  # checkpoints of older versions have none
     if not has_sums:
         (folder / SUMS).unlink()

@@ -131,6 +131,7 @@ def counted(config: str, output: Path, report: Path) -> None:
 def main() -> None:
     config, folder, moments = sys.argv[1], Path(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text())
     folder.mkdir(parents=True, exist_ok=True)
+    train(config, folder / "first", "--training.max_steps", "2")  # imports for all children what a training imports
     whole = in_child(counted, config, folder / "whole", folder / "operations")
     results = [[whole, whole]]
     for number, (kind, value) in enumerate(moments):

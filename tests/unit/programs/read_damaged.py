@@ -1,4 +1,5 @@
-"""Reads damaged files, each in a process of its own with a limit of time and memory.
+"""Reads damaged files in a process that goes on with the next one, with limits of time and memory; a file that ends it
+is a crash, and a new process reads the others.
 
 python read_damaged.py SECONDS FILE ...
 
@@ -36,27 +37,33 @@ def read(path):
         return "crash", repr(error)
 
 
-def read_in_fork(path, seconds):
+def read_in_fork(paths, seconds):
+    """(what it ended with, details) of each file up to one that ends the process."""
     reading, writing = os.pipe()
     process = os.fork()
     if process == 0:
-        signal.alarm(seconds)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         with open(writing, "w") as pipe:
-            json.dump(read(path), pipe)
+            for path in paths:
+                signal.alarm(seconds)
+                print(json.dumps(read(path)), file=pipe, flush=True)
         os._exit(0)
     os.close(writing)
     with open(reading) as pipe:
-        answer = pipe.read()
+        answers = [json.loads(line) for line in pipe if line.endswith("\n")]
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    return json.loads(answer) if status == 0 else ("crash", f"status {status}")
+    return answers if status == 0 else [*answers, ("crash", f"status {status}")]
 
 
 def main(seconds, *paths):
     import_av()
     import_decord()
-    for path in paths:
-        print(json.dumps([Path(path).name, *read_in_fork(path, int(seconds))]), flush=True)
+    done = 0
+    while done < len(paths):
+        some = paths[done : done + 50]
+        for path, answer in zip(some, read_in_fork(some, int(seconds)), strict=False):
+            print(json.dumps([Path(path).name, *answer]), flush=True)
+            done += 1
 
 
 if __name__ == "__main__":
