@@ -101,6 +101,10 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
                     self.similarity_scale = nn.Parameter(torch.zeros(1))
                     self.choice_sharpness = nn.Parameter(torch.zeros(1))
         self.post_init()
+        # Accelerate makes the word embeddings a unit of FSDP2 of their own, which must not lie in another unit.
+        words = self.get_input_embeddings()
+        around = (module for module in self.language.encoder.modules() if module is not words)
+        self._no_split_modules -= {type(module).__name__ for module in around if words in module.modules()}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

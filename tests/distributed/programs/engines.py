@@ -6,21 +6,24 @@ torchrun --nproc-per-node 2 engines.py {ddp,fsdp} FOLDER
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_state_dict,
 )
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from factories import random_batch, tiny_config
+from factories import ROOT, random_batch, tiny_config
 from modeling_cvls import CVLSModel
 
 STEPS = 3
@@ -66,12 +69,18 @@ def with_ddp(folder: Path) -> dict:
 
 
 def sharded() -> CVLSModel:
-    """Each layer that the model calls indivisible is a unit, the rest is one."""
-    model = new_model()
-    for module in model.modules():
-        if type(module).__name__ in model._no_split_modules:
-            fully_shard(module)
-    return fully_shard(model)
+    """What accelerate makes of the model by the configuration that comes with the project; its Accelerator itself has
+    FSDP2 for accelerators only."""
+    settings = load_config_from_file(str(ROOT / "configs" / "accelerate" / "fsdp2.yaml")).fsdp_config
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=settings["fsdp_version"],
+        auto_wrap_policy=settings["fsdp_auto_wrap_policy"].lower(),
+        reshard_after_forward=settings["fsdp_reshard_after_forward"],
+        cpu_ram_efficient_loading=settings["fsdp_cpu_ram_efficient_loading"],
+    )
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    accelerator = SimpleNamespace(state=state, mixed_precision="no", device=torch.device("cpu"), is_main_process=True)
+    return fsdp2_prepare_model(accelerator, new_model())
 
 
 def with_fsdp(folder: Path) -> dict:
