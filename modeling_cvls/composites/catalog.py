@@ -126,14 +126,18 @@ class Catalog:
     def is_held_out(self, nouns: tuple[str, ...], *values: str | None) -> bool:
         return any((noun, value) in self.held_out for noun in nouns for value in values)
 
-    def background_nouns(self, source: str) -> set[str]:
-        """All that something in a source may be called."""
-        possible = self.possible_nouns[source].values()
-        return {noun for nouns in (*self.nouns[source].values(), *possible, self.around[source]) for noun in nouns}
+    @functools.cached_property
+    def background_nouns(self) -> dict[str, frozenset[str]]:
+        """Id of a source -> all that something in it may be called."""
+        lists = {
+            name: (*self.nouns[name].values(), *self.possible_nouns[name].values(), self.around[name])
+            for name in self.sources
+        }
+        return {name: frozenset(noun for nouns in of for noun in nouns) for name, of in lists.items()}
 
     @functools.cached_property
     def all_nouns(self) -> tuple[str, ...]:
-        return tuple(sorted({noun for source in self.sources for noun in self.background_nouns(source)}))
+        return tuple(sorted({noun for nouns in self.background_nouns.values() for noun in nouns}))
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (one or two catalogs per process)
     def shown(self, split: str) -> tuple[str, ...]:

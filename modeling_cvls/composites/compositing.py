@@ -331,7 +331,7 @@ def _choose_background(catalog: Catalog, rng: np.random.Generator, split: str, d
     """A source that none of the objects is from and that shows nothing of the same name."""
     used = {draft.source for draft in drafts}
     nouns = {noun for draft in drafts for noun in catalog.possible_nouns[draft.source][draft.object_id]}
-    names = [name for name in catalog.shown(split) if name not in used and not nouns & catalog.background_nouns(name)]
+    names = [name for name in catalog.shown(split) if name not in used and not nouns & catalog.background_nouns[name]]
     if not names:
         return None
     # Videos move: they serve as often as all stills together.
@@ -383,7 +383,7 @@ def try_composite(
     catalog: Catalog, rng: np.random.Generator, split: str, height: int, width: int, num_frames: int
 ) -> Composite | None:
     """A composite, or None where what was drawn cannot be put together."""
-    drawn = draw_look_alikes(catalog, rng, split, width / height)
+    drawn = draw_look_alikes(catalog, rng, split, width / height, still=num_frames == 1)
     background = drawn and _choose_background(catalog, rng, split, drawn[0])
     if not background:
         return None
@@ -416,7 +416,7 @@ def try_composite(
         background_frames=names,
         background_ids=footage.ids,
         background_masks=masks,
-        background_nouns=catalog.background_nouns(background),
+        background_nouns=catalog.background_nouns[background],
         objects=tuple(objects),
         pair=(order.index(0), order.index(1), difference),
     )

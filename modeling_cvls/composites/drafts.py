@@ -109,7 +109,7 @@ def _further(catalog: Catalog, rng: np.random.Generator, split: str, drafts: lis
 
 
 def draw_look_alikes(
-    catalog: Catalog, rng: np.random.Generator, split: str, aspect: float
+    catalog: Catalog, rng: np.random.Generator, split: str, aspect: float, still: bool = False
 ) -> tuple[list[Draft], str] | None:
     """Two to four objects, the first two of them look-alikes, and what these differ in; None where they find no room.
 
@@ -117,6 +117,7 @@ def draw_look_alikes(
 
     Args:
         aspect: width over height of the picture.
+        still: nothing moves, as in a clip of one frame.
     """
     source, object_id = _any_object(catalog, rng, split)
     first = _draw(catalog, rng, source, object_id)
@@ -135,6 +136,11 @@ def draw_look_alikes(
         further = _further(catalog, rng, split, drafts)
         if further is not None:
             drafts.append(further)
+    if still:
+        drafts = [replace(draft, motion="still") for draft in drafts]
+        shown = (catalog.nouns[draft.source][draft.object_id] for draft in drafts)
+        if difference == "motion" or (split != "heldout" and any(catalog.is_held_out(of, "still") for of in shown)):
+            return None
     shrink = min(1.0, (COVERED * aspect / sum(draft.extent**2 for draft in drafts)) ** 0.5)
     drafts = [replace(draft, extent=shrink * draft.extent) for draft in drafts]
     return None if min(draft.extent for draft in drafts) < MIN_DRAFT_EXTENT else (drafts, difference)

@@ -45,6 +45,14 @@ def test_render_is_the_painters_algorithm(source):
         assert masks[t, len(composite.objects) :, y, x].tolist() == behind.tolist()
 
 
+def test_a_single_picture_shows_nothing_that_moves(flat):
+    catalog = catalog_of(flat)
+    for index in range(40):
+        composite, sentences = make_composite(catalog, "train", index, height=48, width=64, num_frames=1)
+        assert {obj.motion for obj in composite.objects} == {"still"}
+        assert "temporal" not in {sentence.kind for sentence in sentences}
+
+
 def test_cut_outs_and_backgrounds_are_those_of_the_source(davis):
     catalog, folder = catalog_of(davis), davis[0] / "valid"
     for index in range(6):
