@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset, load_dataset
 
 from modeling_cvls import CVLSModel, CVLSPipeline, CVLSProcessor
@@ -56,7 +57,7 @@ def chance_of(rows: Dataset) -> float:
     return float(np.mean(shares))
 
 
-def measure(checkpoint: Path, validation: Path, composites: Path) -> dict[str, Any]:
+def measure(checkpoint: Path, validation: Path, composites: Path, device: torch.device) -> dict[str, Any]:
     """All tests of a checkpoint.
 
     Returns:
@@ -64,12 +65,12 @@ def measure(checkpoint: Path, validation: Path, composites: Path) -> dict[str, A
         region_and_boundary: J&F by the protocol of Ref-DAVIS17; swapped: see `swapped_sentences`;
         test and heldout: the same as `validation` on composites, with `chance` and each kind of sentence.
     """
-    model, processor = CVLSModel.from_pretrained(checkpoint), CVLSProcessor.from_pretrained(checkpoint)
+    model, processor = CVLSModel.from_pretrained(checkpoint).to(device), CVLSProcessor.from_pretrained(checkpoint)
     videos = load_dataset(str(validation), split="valid")
     results = {
         "validation": evaluate_segmenter(model, processor, videos, presence_threshold=0.0),
         "region_and_boundary": evaluate_segmenter(model, processor, videos, 0.0, protocol="ref_davis17"),
-        "swapped": swapped_sentences(CVLSPipeline(model=model, processor=processor), videos),
+        "swapped": swapped_sentences(CVLSPipeline(model=model, processor=processor, device=device), videos),
     }
     for split in ("test", "heldout"):
         rows = load_dataset(str(composites), split=split)

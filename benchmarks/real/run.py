@@ -19,7 +19,7 @@ import torch
 from jsonargparse import ArgumentParser
 from measure import draw, measure
 from parts import fetch_parts
-from train import Recipe, Training, names_of
+from train import Machine, Recipe, Training, names_of
 
 import cvls
 
@@ -29,6 +29,8 @@ VARIANTS = {
     "baseline": {"contrast_weight": 0},
     "contrast": {"channel_filter": False, "hard_instances": False},
     "contrast_and_filter": {"hard_instances": False},
+    "harder": {"hard_temperature": 0.03},
+    "softer": {"hard_temperature": 0.3},
 }
 COLUMNS = {
     "mean IoU": ("validation", "mean_iou"),
@@ -42,6 +44,7 @@ COLUMNS = {
     "composites: chance": ("test", "chance"),
     "held-out pairs: referent accuracy": ("heldout", "referent_accuracy"),
 }
+OPTIONS = "steps", "minutes", "rate", "pictures", "clips", "sources"
 TEST_CLIPS = {"test": 100, "heldout": 40}
 
 
@@ -97,19 +100,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="steps of a training")
     parser.add_argument("--minutes", type=float, default=Recipe.minutes, help="most minutes of a training")
     parser.add_argument("--rate", type=float, default=Recipe.rate, help="learning rate")
+    parser.add_argument("--pictures", type=int, default=Recipe.pictures, help="pictures of every other step")
+    parser.add_argument("--clips", type=int, default=Recipe.clips, help="clips of the steps between")
+    parser.add_argument("--sources", type=float, default=Recipe.sources, help="share of the sources to train on")
+    parser.add_argument("--device", default="cpu", help="where the model runs, as cuda")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw the views; 0: the one that trains")
+    parser.add_argument("--shared", type=Path, help="folder in which trainings that run side by side share their views")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("high")
+    machine = Machine(torch.device(args.device), args.workers, args.shared)
     fetch_parts(args.output / "parts")
     make_data(args.data, args.output / "data", Recipe())
     tests = args.output / "data" / "validation", args.output / "data" / "composites"
     for seed in args.seeds:
         for variant in args.variants:
             folder = args.output / f"{variant}-{seed}"
-            recipe = Recipe(seed, args.steps, args.minutes, args.rate, config=VARIANTS[variant])
+            options = {
+                name: getattr(args, name) for name in ("steps", "minutes", "rate", "pictures", "clips", "sources")
+            }
+            recipe = Recipe(seed, **options, config=VARIANTS[variant])
             if not (folder / "done").exists():
-                Training(recipe, args.output / "parts", args.data, folder, args.init).run()
+                Training(recipe, args.output / "parts", args.data, folder, machine, args.init).run()
             if not (folder / "results.json").exists():
-                results = measure(folder, *tests)
+                results = measure(folder, *tests, machine.device)
                 (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     if not (args.output / "pictures").exists():
         draw(args.output / f"{args.variants[0]}-{args.seeds[0]}", tests[0], args.output / "pictures")

@@ -1,4 +1,5 @@
-"""Trains a segmenter on real pixels on one core: a frozen backbone, words that are read once, views drawn when needed.
+"""Trains a segmenter on real pixels, on one core or on a GPU: a frozen backbone, words that are read once, views drawn
+when needed.
 
 Every other step is of many single pictures, as the field pretrains, and every other one of a few clips: composites,
 and real videos as they are.
@@ -8,7 +9,7 @@ import copy
 import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import efficientnet_lite  # noqa: F401  (registers the backbone)
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from parts import MEAN, STD, TEXT, VISION
 from sources import is_held_out, read_stills, read_videos
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutput
 from views import View, ViewSampler, composite_view, jitter
@@ -55,6 +58,7 @@ class Recipe:
         pictures, clips: how many a step of each kind has at the first of the sizes, and as many pixels at the others.
         sizes: heights and widths of the frames, in pixels, of which each step has one; tests have the last.
         composite_pictures, composite_clips: the shares of composites among them.
+        sources: the share of the videos and pictures for training that are used.
         dropout: of the channels of words, and of whole channels of the backbone's maps.
         config: fields of CVLSConfig besides `FIELDS`, such as {"contrast_weight": 0}.
     """
@@ -68,6 +72,7 @@ class Recipe:
     sizes: tuple[tuple[int, int], ...] = ((128, 224), (160, 288), (192, 352))
     composite_pictures: float = 0.4
     composite_clips: float = 0.75
+    sources: float = 1.0
     dropout: float = 0.1
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -82,13 +87,14 @@ class CachedEncoder(nn.Module):
         self.known: dict[tuple[int, ...], torch.Tensor] = {}
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
-        keys = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        device, lengths = input_ids.device, attention_mask.sum(dim=1).tolist()
+        keys = [tuple(ids[:length]) for ids, length in zip(input_ids.tolist(), lengths, strict=True)]
         for length in {len(key) for key in keys if key not in self.known}:
             new = list({key for key in keys if len(key) == length and key not in self.known})
             with torch.no_grad():
-                states = self.encoder[0](input_ids=torch.tensor(new)).last_hidden_state
+                states = self.encoder[0](input_ids=torch.tensor(new, device=device)).last_hidden_state
             self.known.update(zip(new, states.half(), strict=True))
-        words = torch.zeros(*input_ids.shape, self.known[keys[0]].shape[-1])
+        words = torch.zeros(*input_ids.shape, self.known[keys[0]].shape[-1], device=device)
         for row, key in enumerate(keys):
             words[row, : len(key)] = self.known[key]
         return BaseModelOutput(last_hidden_state=F.dropout(words, self.dropout, self.training))
@@ -121,9 +127,14 @@ class ClipSource:
         shown = []
         for sources in of_kinds:
             ordered = sorted(sources, key=lambda source: source.name)
-            shown.append([source for number, source in enumerate(ordered) if not is_held_out(number)])
+            training = [source for number, source in enumerate(ordered) if not is_held_out(number)]
+            kept = np.random.default_rng(0).permutation(len(training))[: round(recipe.sources * len(training))]
+            shown.append([training[number] for number in sorted(kept)])
         self.recipe, self.num_frames = recipe, num_frames
-        self.catalog = catalog_of(data)
+        catalog, names = catalog_of(data), {source.name for sources in shown for source in sources}
+        self.catalog = replace(
+            catalog, sources={name: source for name, source in catalog.sources.items() if name in names}
+        )
         self.samplers = {
             (frames, size): ViewSampler(*shown, frames, *size) for frames in (1, num_frames) for size in recipe.sizes
         }
@@ -145,10 +156,9 @@ class ClipSource:
 
 
 def collate(views: list[View], processor: CVLSProcessor, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Views -> the arguments of the model's forward, masks at a quarter of the frames' size."""
+    """Views -> the arguments of the model's forward, masks at a quarter of the frames' size, the frames still uint8."""
     text = processor(text=[[sentence for sentence, _ in view.sentences] for view in views])
-    frames = np.stack([jitter(rng, view.frames) for view in views])
-    pixels = (torch.from_numpy(frames) / 255 - MEAN) / STD
+    frames = torch.from_numpy(np.stack([jitter(rng, view.frames) for view in views]))
     number = max(1, *(view.number for view in views))
     labels = torch.from_numpy(np.stack([view.labels for view in views]))
     masks = labels[:, :, None] == torch.arange(1, number + 1, dtype=torch.uint8)[:, None, None]
@@ -158,12 +168,52 @@ def collate(views: list[View], processor: CVLSProcessor, rng: np.random.Generato
         for k, (_, instances) in enumerate(view.sentences):
             referents[b, k, list(instances)] = True
     return {
-        "pixel_values_videos": pixels.permute(0, 1, 4, 2, 3),
+        "pixel_values_videos": frames.permute(0, 1, 4, 2, 3),
         "instance_masks": masks,
         "annotated_frames": torch.ones(masks.shape[:2], dtype=torch.bool),
         "referents": referents,
         **text,
     }
+
+
+class Batches(Dataset):
+    """The batch of each step.
+
+    Args:
+        shared: a folder in which trainings that run at the same time share what they draw; None: each draws its own.
+    """
+
+    def __init__(self, clips: ClipSource, processor: CVLSProcessor, shared: Path | None):
+        self.clips, self.processor, self.shared = clips, processor, shared
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        if self.shared is None:
+            return self._draw(step)
+        path = self.shared / f"{self.clips.recipe.seed}-{step}.pt"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                torch.save(self._draw(step), path.with_suffix(".new"))
+                path.with_suffix(".new").replace(path)
+        return torch.load(path, weights_only=True)
+
+    def _draw(self, step: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((self.clips.recipe.seed, step, 1))
+        return collate(self.clips.draw(step), self.processor, rng)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a training runs.
+
+    Attributes:
+        device: of the model.
+        workers: processes that draw the batches; 0: the one that trains.
+        shared: see `Batches`.
+    """
+
+    device: torch.device = torch.device("cpu")
+    workers: int = 0
+    shared: Path | None = None
 
 
 class Training:
@@ -173,12 +223,15 @@ class Training:
         parts: folder with the pretrained parts.
         data: folder with ref_davis_train and real_objects.
         output: folder of the checkpoint, and of the state that a stopped training goes on from.
+        machine: where it runs.
         init: a checkpoint to start from; None: the pretrained parts.
     """
 
-    def __init__(self, recipe: Recipe, parts: Path, data: Path, output: Path, init: Path | None = None):
+    def __init__(
+        self, recipe: Recipe, parts: Path, data: Path, output: Path, machine: Machine, init: Path | None = None
+    ):
         torch.manual_seed(recipe.seed)
-        self.recipe, self.output = recipe, output
+        self.recipe, self.output, self.machine = recipe, output, machine
         fields = {**FIELDS, **recipe.config}
         self.model = (
             CVLSModel.from_pretrained(init)
@@ -193,6 +246,8 @@ class Training:
         self.encoder = self.model.language.encoder
         self.model.language.encoder = CachedEncoder(self.encoder, recipe.dropout)
         self.model.vision.backbone.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.model.to(machine.device)
+        self.encoder.to(machine.device)
         self.model.vision.pyramid.register_forward_pre_hook(self._drop_channels)
         self.trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         self.averaged = {name: value.detach().clone() for name, value in self.trained.items()}
@@ -202,7 +257,8 @@ class Training:
         ]
         self.optimizer = torch.optim.AdamW(groups)
         self.step, self.seconds = 0, 0.0
-        self.clips = ClipSource(data, recipe, self.model.config.num_frames)
+        clips = ClipSource(data, recipe, self.model.config.num_frames)
+        self.batches = Batches(clips, self.processor, machine.shared)
         output.mkdir(parents=True, exist_ok=True)
         if (output / "state.pt").exists():
             self._resume()
@@ -212,7 +268,7 @@ class Training:
         return [F.dropout2d(each, self.recipe.dropout, pyramid.training) for each in maps], *rest
 
     def _resume(self) -> None:
-        state = torch.load(self.output / "state.pt", weights_only=True)
+        state = torch.load(self.output / "state.pt", weights_only=True, map_location=self.machine.device)
         self.model.load_state_dict(state["trained"], strict=False)
         self.averaged, self.step, self.seconds = state["averaged"], state["step"], state["seconds"]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -234,15 +290,15 @@ class Training:
         torch.save(state, self.output / "state.new")
         (self.output / "state.new").replace(self.output / "state.pt")
 
-    def _train_step(self) -> dict[str, float]:
+    def _train_step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         recipe = self.recipe
         rate = recipe.rate * min(1, (self.step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * self.share_done))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
         self.model.vision.backbone.eval()
-        rng = np.random.default_rng((recipe.seed, self.step, 1))
-        batch = collate(self.clips.draw(self.step), self.processor, rng)
+        batch = {name: value.to(self.machine.device) for name, value in batch.items()}
+        batch["pixel_values_videos"] = (batch["pixel_values_videos"].float() / 255 - MEAN) / STD
         out = self.model(**batch)
         out.loss.backward()
         nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
@@ -250,17 +306,21 @@ class Training:
         self.optimizer.zero_grad()
         keep = min(EMA_DECAY, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
-            for name, value in self.trained.items():
-                self.averaged[name].lerp_(value, 1 - keep)
-        return {name: value.item() for name, value in out.losses.items()}
+            torch._foreach_lerp_(list(self.averaged.values()), list(self.trained.values()), 1 - keep)
+        return dict(zip(out.losses, torch.stack(list(out.losses.values())).tolist(), strict=True))
 
     def run(self) -> None:
         """Trains to the end; a line of losses every 20 steps goes to train.jsonl."""
         losses, saved = [], time.monotonic()
+        batches = iter(
+            DataLoader(
+                self.batches, None, sampler=range(self.step, self.recipe.steps), num_workers=self.machine.workers
+            )
+        )
         with open(self.output / "train.jsonl", "a", encoding="utf-8") as log:
             while self.share_done < 1:
                 start = time.monotonic()
-                losses.append(self._train_step())
+                losses.append(self._train_step(next(batches)))
                 self.step += 1
                 self.seconds += time.monotonic() - start
                 if self.step % 20 == 0:

@@ -21,7 +21,8 @@ MOST_THINGS = 12
 MOSAICS, MOSAIC_SHARE = ((1, 2), (2, 1), (2, 2)), 0.35
 #: How often a view shows a video, a picture of COCO, or any still.
 POOL_SHARES = (0.5, 0.25, 0.25)
-SENTENCES = 3
+#: Sentences of a view at most, and how many of them hold where enough of the others are known not to.
+SENTENCES, TRUE_SENTENCES = 4, 2
 
 
 @dataclass
@@ -136,10 +137,10 @@ class ViewSampler:
     def _sentences(
         self, rng: np.random.Generator, sources: list[Source], things: list[Thing], labels: np.ndarray
     ) -> list[Said]:
-        """Up to `SENTENCES`, mostly with one that has no referent."""
+        """Up to `SENTENCES`, mostly with as many that have no referent as have one."""
         true = self.speaker.true(rng, things, labels)
         said: dict[str, tuple[int, ...]] = {}
-        room = SENTENCES - (rng.random() < 0.85)
+        room = TRUE_SENTENCES if rng.random() < 0.85 else SENTENCES - 1
         for number in rng.permutation(len(true)):
             if len(said) < room:
                 said.setdefault(*true[number])
@@ -147,8 +148,6 @@ class ViewSampler:
             text = self.speaker.false(rng, sources)
             if text is not None and len(said) < SENTENCES:
                 said.setdefault(text, ())
-                if rng.random() < 0.3:
-                    break
         return list(said.items())
 
 
@@ -164,9 +163,10 @@ def composite_view(catalog: Catalog, rng: np.random.Generator, num_frames: int, 
 
 
 def jitter(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
-    """Brightness, contrast and saturation of a clip (float32, 0 to 255), within what leaves colors their names."""
+    """Brightness, contrast and saturation of a clip (uint8), within what leaves colors their names."""
     frames = frames.astype(np.float32)
     gray = frames.mean(axis=-1, keepdims=True)
     frames = gray + rng.uniform(0.7, 1.3) * (frames - gray)
     mean = frames.mean()
-    return np.clip(mean + rng.uniform(0.75, 1.25) * (frames - mean) + rng.uniform(-25, 25), 0, 255)
+    frames = mean + rng.uniform(0.75, 1.25) * (frames - mean) + rng.uniform(-25, 25)
+    return np.clip(frames.round(), 0, 255).astype(np.uint8)

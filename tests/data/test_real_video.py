@@ -76,7 +76,7 @@ def test_views_say_what_they_show(stills):
     for _ in range(60):
         view = sampler(rng)
         assert view.frames.shape == (2, 64, 96, 3) and view.labels.max() <= view.number
-        assert 0 < len(view.sentences) <= 3
+        assert 0 < len(view.sentences) <= 4
         shown = [int((view.labels == index + 1).sum()) for index in range(view.number)]
         for text, referents in view.sentences:
             named = [word for word in text.split() if word in nouns]
@@ -90,3 +90,31 @@ def test_views_say_what_they_show(stills):
                 assert mean[0] > mean[1] + 60
     assert present > 40 and absent > 20
     assert group_of({"horse"}) == {"horse", "animal"}
+
+
+def test_trainings_share_what_is_drawn(tmp_path):
+    from train import Batches, Recipe
+    from views import View
+
+    class Clips:
+        recipe, drawn = Recipe(seed=3), 0
+
+        def draw(self, step):
+            self.drawn += 1
+            frames = np.random.default_rng(step).integers(0, 255, (2, 8, 12, 3), dtype=np.uint8)
+            labels = np.zeros((2, 8, 12), np.uint8)
+            labels[:, :4, :8] = 1
+            return [View(frames, labels, [("the dog", (0,)), ("the cat", ())], 1)]
+
+    def processor(text):
+        return {"sentence_mask": torch.ones(len(text), len(text[0]), dtype=torch.bool)}
+
+    alone, clips = Batches(Clips(), processor, None)[5], Clips()
+    shared = [Batches(clips, processor, tmp_path)[5] for _ in range(2)]
+    assert clips.drawn == 1
+    for batch in shared:
+        assert batch.keys() == alone.keys()
+        assert all(torch.equal(value, alone[name]) for name, value in batch.items())
+    assert alone["pixel_values_videos"].dtype == torch.uint8
+    assert alone["instance_masks"].tolist() == [[[[[True, True, False], [False] * 3]]] * 2]
+    assert alone["referents"].tolist() == [[[True], [False]]]
