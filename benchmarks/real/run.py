@@ -2,6 +2,8 @@
 
     python benchmarks/real/run.py --data FOLDER --output outputs/real
 
+Several may run side by side with the same OUTPUT, as on a GPU, each with variants and seeds of its own.
+
 FOLDER holds `ref_davis_train` and `ref_davis` (videos of DAVIS 2016 with sentences, in the layout of Refer-YouTube-VOS)
 and `real_objects` (pictures with palette masks and objects.json). OUTPUT gets
 
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from jsonargparse import ArgumentParser
 from measure import draw, measure
 from parts import fetch_parts
@@ -110,23 +113,26 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision("high")
     machine = Machine(torch.device(args.device), args.workers, args.shared)
-    fetch_parts(args.output / "parts")
-    make_data(args.data, args.output / "data", Recipe())
+    alone = FileLock(args.output / ".lock")  # what the trainings have in common is made once
+    args.output.mkdir(parents=True, exist_ok=True)
+    if args.shared:
+        args.shared.mkdir(parents=True, exist_ok=True)
+    with alone:
+        fetch_parts(args.output / "parts")
+        make_data(args.data, args.output / "data", Recipe())
     tests = args.output / "data" / "validation", args.output / "data" / "composites"
     for seed in args.seeds:
         for variant in args.variants:
             folder = args.output / f"{variant}-{seed}"
-            options = {
-                name: getattr(args, name) for name in ("steps", "minutes", "rate", "pictures", "clips", "sources")
-            }
-            recipe = Recipe(seed, **options, config=VARIANTS[variant])
+            recipe = Recipe(seed, **{name: getattr(args, name) for name in OPTIONS}, config=VARIANTS[variant])
             if not (folder / "done").exists():
                 Training(recipe, args.output / "parts", args.data, folder, machine, args.init).run()
             if not (folder / "results.json").exists():
                 results = measure(folder, *tests, machine.device)
                 (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    if not (args.output / "pictures").exists():
-        draw(args.output / f"{args.variants[0]}-{args.seeds[0]}", tests[0], args.output / "pictures")
+    with alone:
+        if not (args.output / "pictures").exists():
+            draw(args.output / f"{args.variants[0]}-{args.seeds[0]}", tests[0], args.output / "pictures")
     print(write_table(args.output))
 
 
