@@ -112,6 +112,10 @@ class FrameReader:
         if len(self) == 0:
             raise ValueError(f"{self._name} has no frames")
         self._set_times(fps)
+        if isinstance(self._frames, EncodedVideo) and self._frames.index.is_picture:
+            # As in a folder of frames: PyAV does not give the mirrors of EXIF, and gives wrong colors of some TIFFs.
+            with suppress(OSError, ValueError):  # what Pillow cannot decode stays with PyAV
+                self._frames = [decode_image(self._frames.source)]
 
     def _checked_array(self, video: np.ndarray | torch.Tensor) -> np.ndarray:
         array = video.numpy(force=True) if isinstance(video, torch.Tensor) else video

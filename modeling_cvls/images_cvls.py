@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: What the files of a folder of frames end in, in lower case.
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".avif", ".jfif", ".jp2", ".jpe", ".pgm", ".ppm", ".tga",
+)  # fmt: skip
 
 
 def natural_order(name: str) -> list[int | str]:

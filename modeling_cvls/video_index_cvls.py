@@ -45,6 +45,7 @@ class VideoIndex:
         num_missing: how many frames are missing at the end, by what the header promises.
         gaps: (time in seconds, number of frames) for each place at which something of the video was lost on its
             way. No frame of the index stands for them; the number is what fits into the gap at the usual rate.
+        is_picture: whether it is no video but one encoded picture, such as a photograph.
         is_plain: whether the file is an mp4 or mov in which every packet is shown, upright and with all lines, and no
             packet before a key packet is needed after it.
     """
@@ -67,6 +68,7 @@ class VideoIndex:
     sample_aspect_ratio: Fraction
     num_missing: int
     gaps: list[tuple[float, int]]
+    is_picture: bool
     is_plain: bool
 
     def __len__(self) -> int:
@@ -120,6 +122,7 @@ def index_video(source: str | bytes) -> VideoIndex:
         sample_aspect_ratio=_aspect_as_shown(packets.aspect, orientation),
         num_missing=_num_missing(packets, start, times, end, fps),
         gaps=_gaps(packets, order, times),
+        is_picture=packets.is_picture and len(order) == 1,
         is_plain=(
             packets.num_promised == len(packets) == len(order)
             and not (_may_have_fields(packets) or any(orientation))

@@ -35,6 +35,7 @@ class Packets:
         codec: the name of its codec.
         is_avi: whether the container is an AVI, which has no presentation times: those of its packets are guesses.
         is_mov: whether it is an mp4 or mov.
+        is_picture: whether it is an encoded picture, see [`is_picture`].
         unit: of time stamps and durations, in seconds.
         rate: frames per second by the header, None where it says none.
         aspect: the width of a pixel divided by its height by the header, None where it says none.
@@ -57,6 +58,7 @@ class Packets:
     codec: str
     is_avi: bool
     is_mov: bool
+    is_picture: bool
     unit: Fraction
     rate: Fraction | None
     aspect: Fraction | None
@@ -131,6 +133,11 @@ def video_stream(container):
         return None
     stream = container.streams.best("video")
     return None if stream is None or "attached_pic" in str(stream.disposition) else stream
+
+
+def is_picture(container) -> bool:
+    """Whether a container is no video's, but an encoded picture such as a photograph."""
+    return container.format.name == "image2" or container.format.name.endswith("_pipe")
 
 
 def decode_packets(packets: Iterable[tuple[int, Any]], codec, failed: list[int]) -> Iterator[tuple[int, Any]]:
@@ -257,7 +264,8 @@ def read_packets(source: str | bytes) -> Packets:
         if not len(sizes):
             raise ValueError("holds no frames")
         if frame is None:
-            raise ValueError("has no frame that can be decoded")
+            hint = "; animated WebP is not read: save it as a video, or its frames as images in a folder"
+            raise ValueError(f"has no frame that can be decoded{hint if name == 'webp_pipe' else ''}")
         is_shown, is_key = (is_discarded == 0) & (sizes > 0), is_key > 0
         if is_marked.any():
             rests = np.flatnonzero(pts == UNKNOWN)  # of frames whose beginning, with its time stamp, was lost
@@ -269,6 +277,7 @@ def read_packets(source: str | bytes) -> Packets:
             codec=codec.name,
             is_avi=name == "avi",
             is_mov=is_mov,
+            is_picture=is_picture(container),
             unit=stream.time_base,
             rate=stream.average_rate or stream.guessed_rate,
             aspect=stream.sample_aspect_ratio,
@@ -326,6 +335,7 @@ __all__ = [
     "Packets",
     "decode_packets",
     "import_av",
+    "is_picture",
     "numbered_packets",
     "open_container",
     "read_packets",

@@ -27,6 +27,7 @@ from ..segmentation import (
     check_links,
     check_settings,
     left_out_of,
+    outputs_in,
     segment_folder,
     segment_video,
     videos_in,
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None, prog: str = "cvls segment") -> None
     check_checkpoint(args.model, "--model")
     state = process_state()
     if videos:
+        outputs_in(args.output, videos, settings)  # two of the same name are an error before anything is written
         _segment_folder(videos, args, settings, state, prog)
         return
     if state.num_processes > 1:

@@ -19,6 +19,8 @@ from ..visualization import VideoWriter, cutout, mask_picture, overlay, writer_l
 
 #: Frames per second of a folder of frames, where nothing else is said.
 FOLDER_FPS = 24
+#: Of the warning that frames of a video are missing; what comes before is its name.
+DAMAGE = r"(?s).* is damaged or was cut off: "
 
 
 # Of the pipeline, which fields of the same names give.
@@ -136,7 +138,7 @@ def segment_video(
     if settings.format != "overlay":
         check_free(output)  # before the work
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # as below
+            warnings.filterwarnings("ignore", DAMAGE, UserWarning)  # as below
             result = segment(segmenter, source, settings.sentences, fps, on_damage=settings.on_damage, **options)
         result.save(output, settings.format)
         shown = np.array(result.frame_scores) > 0
@@ -145,7 +147,7 @@ def segment_video(
     results = segmenter.stream(reader, settings.sentences, passes=2, return_frames=True, **options)
     count, scores, shares = 0, np.zeros(len(settings.sentences)), np.zeros(len(settings.sentences))
     with closing(results), warnings.catch_warnings(), _writer(output, settings, reader) as write:
-        warnings.simplefilter("ignore", UserWarning)  # that frames are missing is in the summary
+        warnings.filterwarnings("ignore", DAMAGE, UserWarning)  # that frames are missing is in the summary
         for result in results:
             write(result)
             count += 1

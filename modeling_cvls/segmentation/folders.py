@@ -12,7 +12,7 @@ from ..atomic import write_text
 from ..images_cvls import IMAGE_SUFFIXES, frame_files
 from ..names import check_link, repeated
 from ..pipeline_cvls import CVLSPipeline
-from ..video_packets_cvls import import_av, open_container, video_stream
+from ..video_packets_cvls import import_av, is_picture, open_container, video_stream
 from .files import Settings, is_done, segment_video
 
 #: What is taken for a video without looking into it, so that a broken one is an error and not left out.
@@ -56,7 +56,7 @@ def _holds_video(path: Path) -> bool:
     av = import_av()
     try:
         with open_container(str(path)) as container:
-            return video_stream(container) is not None
+            return video_stream(container) is not None and not is_picture(container)
     except (av.FFmpegError, OSError, ValueError):
         return False
 
@@ -89,6 +89,21 @@ def check_settings(output: Path, settings: Settings, weights: str) -> None:
         write_text(path, json.dumps(values, indent=2) + "\n")
 
 
+def outputs_in(output: Path, videos: list[Path], settings: Settings) -> dict[Path, Path]:
+    """For each video of a folder the file or folder in `output` that its result is written to.
+
+    Raises:
+        ValueError: two videos would have the same output.
+    """
+    outputs = {video: output / f"{video.stem if video.is_file() else video.name}{settings.suffix}" for video in videos}
+    twice = repeated(path.name for path in outputs.values())
+    if twice:
+        raise ValueError(
+            f"several videos in {videos[0].parent} would be written to {', '.join(sorted(twice))}: rename some"
+        )
+    return outputs
+
+
 def segment_folder(
     segmenter: CVLSPipeline,
     videos: list[Path],
@@ -106,12 +121,7 @@ def segment_folder(
     Raises:
         ValueError: two videos would have the same output.
     """
-    outputs = {video: output / f"{video.stem if video.is_file() else video.name}{settings.suffix}" for video in videos}
-    twice = repeated(path.name for path in outputs.values())
-    if twice:
-        raise ValueError(
-            f"several videos in {videos[0].parent} would be written to {', '.join(sorted(twice))}: rename some"
-        )
+    outputs = outputs_in(output, videos, settings)
     found = [[video for video in videos if state.is_main_process and not is_done(outputs[video], settings)]]
     broadcast_object_list(found)  # the same for all, though others may have finished some already
     (todo,) = found

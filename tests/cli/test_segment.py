@@ -13,7 +13,7 @@ from squares import NAMES, SENTENCES, moving_squares
 from transformers import pipeline
 
 from factories import ROOT
-from modeling_cvls import FrameReader
+from modeling_cvls import FrameReader, fonts
 from modeling_cvls.segmentation import files
 from modeling_cvls.visualization import VideoWriter, write_video
 from numbered_videos import write_numbered
@@ -214,7 +214,16 @@ def test_mistakes_are_named_without_a_traceback(segment, tmp_path, monkeypatch, 
     values = {"video": "in.mp4", "output": "out.mp4", "options": [], "sentences": SENTENCES} | change
     code, printed, error = segment(values["video"], values["output"], *values["options"], sentences=values["sentences"])
     assert code == 2 and message in error and printed == ""
-    assert not list(tmp_path.rglob(".*"))
+    assert not list(tmp_path.rglob(".*")) and not list(tmp_path.rglob("settings.json"))
+
+
+def test_characters_without_a_font_are_named(segment, tmp_path, monkeypatch):
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: ())
+    fonts._file_for.cache_clear()
+    write_video(tmp_path / "in.mp4", moving_squares(2), 10)
+    with pytest.warns(UserWarning, match="no font on this system shows 狗"):
+        assert segment(tmp_path / "in.mp4", tmp_path / "out.mp4", sentences=["狗"])[0] == 0
+    fonts._file_for.cache_clear()
 
 
 def test_a_damaged_video_is_written_as_far_as_it_goes(segment, tmp_path):
@@ -259,10 +268,11 @@ def test_a_folder_of_all_kinds_is_gone_through_whole(segment, tmp_path, monkeypa
     Image.fromarray(moving_squares(1)[0]).save(folder / "frames/0.png")
     (folder / "notes.txt").write_text("no video")
     (folder / "cover.png").write_bytes((folder / "frames/0.png").read_bytes())
+    (folder / "photograph").write_bytes((folder / "frames/0.png").read_bytes())
     code, printed, error = segment(folder, tmp_path / "out")
     assert code == 0 and "4 of 4 videos are in" in printed, error
     assert {path.name for path in (tmp_path / "out").glob("*.mp4")} == {"a.mp4", "b.mp4", "c.mp4", "frames.mp4"}
-    assert "left out, as no video: cover.png, notes.txt" in printed
+    assert "left out, as no video: cover.png, notes.txt, photograph" in printed
 
     monkeypatch.chdir(tmp_path)
     name = f"{'y' * 251}.mp4"

@@ -142,6 +142,14 @@ def test_a_folder_of_frames_in_the_order_of_their_numbers(tmp_path):
     np.testing.assert_array_equal(reader.read(range(12)), frames)
     with pytest.raises(ValueError, match="folder .*more holds no frames: no file ends in .bmp, .jpeg"):
         FrameReader(tmp_path / "more")
+    for number, suffix in enumerate(("avif", "jfif", "jp2", "pgm", "ppm", "tga")):
+        kind = {"jfif": "JPEG"}.get(suffix)
+        if kind or Image.registered_extensions().get(f".{suffix}") in Image.SAVE:
+            image = Image.fromarray(frames[number]).convert("L" if suffix == "pgm" else "RGB")
+            image.save(tmp_path / "more" / f"{number}.{suffix}", format=kind)
+    reader = FrameReader(tmp_path / "more")
+    assert len(reader) == len(list((tmp_path / "more").iterdir())) >= 4
+    assert reader.read(range(len(reader))).shape[1:] == frames.shape[1:]
 
 
 def test_frames_a_second_can_be_given(mp4):
@@ -287,10 +295,28 @@ def test_encoded_images_are_turned_upright(tmp_path):
         path = tmp_path / f"{orientation}.png"
         image.save(path, exif=exif)
         expected = np.asarray(image if way is None else image.transpose(way))
-        for video in ([path], [path.read_bytes()]):
+        for video in ([path], [path.read_bytes()], path, path.read_bytes()):
             reader = FrameReader(video)
-            assert (reader.height, reader.width) == expected.shape[:2]
+            assert len(reader) == 1 and (reader.height, reader.width) == expected.shape[:2]
             np.testing.assert_array_equal(reader.read([0])[0], expected)
+            np.testing.assert_array_equal(next(reader.frames([0])), expected)
+
+
+def test_a_photograph_is_a_video_of_one_frame(tmp_path):
+    """With the pixels that it has in a folder of frames; animations keep all of their frames."""
+    pictures = [Image.fromarray(frame) for frame in moving_square(3)]
+    for name, options in (("a.jpg", {}), ("a.webp", {}), ("a.bmp", {}), ("a.tif", {"compression": "jpeg"})):
+        image = pictures[0].convert("YCbCr") if name == "a.tif" else pictures[0]
+        image.save(tmp_path / name, **options)
+        reader = FrameReader(tmp_path / name)
+        assert (len(reader), reader.times.tolist()) == (1, [0.0])
+        np.testing.assert_array_equal(reader.read([0]), FrameReader([tmp_path / name]).read([0]))
+    for name in ("a.png", "a.gif"):
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=100)
+        assert len(FrameReader(tmp_path / name)) == 3
+    pictures[0].save(tmp_path / "moving.webp", save_all=True, append_images=pictures[1:])
+    with pytest.raises(ValueError, match="moving.webp cannot be decoded .* animated WebP is not read: save it as"):
+        FrameReader(tmp_path / "moving.webp")
 
 
 def test_16_bit_images_are_scaled_and_unknown_ranges_refused(tmp_path):
