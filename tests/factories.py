@@ -3,6 +3,9 @@
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,17 @@ NOISE = np.random.default_rng(0).integers(0, 256, (13, 48, 64, 3), dtype=np.uint
 SENTENCES = ["the red circle", "the small blue square moving left"]
 
 WORDS = "the a small large red blue green circle square moving left right up down on".split()
+
+
+def run_program(path: str | Path, *arguments, **options) -> str:
+    """What a program of the tests (a path in tests/) prints; options are those of `subprocess.run`."""
+    search = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search, "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, str(ROOT / "tests" / path), *map(str, arguments)]
+    options = {"cwd": ROOT, "env": environment, "timeout": 600, **options}
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def tiny_config(**changes) -> CVLSConfig:

@@ -1,26 +1,16 @@
 """An adapter (LoRA) trained by two processes: a whole checkpoint, from which the training goes on."""
 
-import os
-import subprocess
-import sys
+import json
 
 import pytest
 import torch
 import yaml
 from transformers import AutoModel
 
-from factories import ROOT, random_batch
+from factories import random_batch, run_program
 from modeling_cvls import CVLSModel
 
 peft = pytest.importorskip("peft")
-
-
-def train(config_file, *flags) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
-    command = [*torchrun, "-m", "modeling_cvls", "train", str(config_file), *flags]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
@@ -40,8 +30,11 @@ def test_two_processes_train_an_adapter(make_model, processor, square_rows, tmp_
         "training": training,
     }
     (tmp_path / "lora.yaml").write_text(yaml.safe_dump(sections))
-    train(tmp_path / "lora.yaml")
-    train(tmp_path / "lora.yaml", "--training.max_steps", "3", "--training.resume_from_checkpoint", "true")
+    train = ["train", str(tmp_path / "lora.yaml")]
+    again = [*train, "--training.max_steps", "3", "--training.resume_from_checkpoint", "true"]
+    (tmp_path / "commands.json").write_text(json.dumps([train, again]))
+    program, modules = "distributed/programs/commands_in_two.py", ("modeling_cvls.training", "peft")
+    run_program(program, tmp_path / "commands.json", *modules)
     assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {f"checkpoint-{n}" for n in (1, 2, 3)}
     model, loading = AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(loading.values())

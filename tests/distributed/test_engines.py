@@ -34,21 +34,28 @@ def in_one_process():
     return losses, model
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
-def test_two_processes_train_as_one(in_one_process, tmp_path, engine):
-    """Also a step without any referent; with FSDP2, the last step is repeated from a checkpoint."""
+@pytest.fixture(scope="module")
+def in_two_processes(tmp_path_factory):
+    """The folder of what both engines gave."""
+    folder = tmp_path_factory.mktemp("engines")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    subprocess.run([*torchrun, PROGRAM, engine, tmp_path], env=environment, check=True, timeout=240)
+    subprocess.run([*torchrun, PROGRAM, folder], env=environment, check=True, timeout=240)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(in_one_process, in_two_processes, engine):
+    """Also a step without any referent; with FSDP2, the last step is repeated from a checkpoint."""
     expected, trained = in_one_process
-    reports = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    reports = [json.loads((in_two_processes / engine / f"{rank}.json").read_text()) for rank in range(2)]
     for step, of_step in enumerate(expected):
         assert [report["losses"][step] for report in reports] == pytest.approx(of_step, rel=1e-4)
     if engine == "fsdp":
         assert [report["resumed"][0] for report in reports] == pytest.approx(expected[-1], rel=1e-4)
-    assert (tmp_path / "model" / "model.safetensors").is_file()
-    loaded = AutoModel.from_pretrained(tmp_path / "model")
+    assert (in_two_processes / engine / "model" / "model.safetensors").is_file()
+    loaded = AutoModel.from_pretrained(in_two_processes / engine / "model")
     for (name, found), value in zip(loaded.state_dict().items(), trained.state_dict().values(), strict=True):
         torch.testing.assert_close(found, value, **TOLERANCE, msg=name)

@@ -1,4 +1,5 @@
-"""Two machines with a shared file system, played by two nodes of `torchrun` on loopback with one process each."""
+"""Two machines with a shared file system, played by two nodes of `torchrun` on loopback with one process each, and by
+two processes of one group."""
 
 import json
 import os
@@ -13,12 +14,11 @@ from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
 
 import cvls
-from factories import ROOT, tiny_config, tiny_tokenizer
+from factories import ROOT, run_program, tiny_config, tiny_tokenizer
 from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor
 from modeling_cvls.synthetic import write_a2d_sentences
 from modeling_cvls.visualization import write_video
 
-COUNTED = ROOT / "tests" / "distributed" / "programs" / "counted_segment.py"
 SENTENCES = ["the red circle", "the blue square"]
 
 
@@ -81,7 +81,7 @@ def test_evaluation_gives_the_same_numbers(checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_is_shared_out_and_a_killed_share_is_done_by_the_next_run(checkpoint, tmp_path, capsys):
+def test_a_folder_is_shared_out_and_a_killed_share_is_done_by_the_next_run(checkpoint, tmp_path):
     videos = tmp_path / "videos"
     names = [f"clip{number}" for number in range(6)]
     for number, name in enumerate(names):
@@ -90,38 +90,36 @@ def test_a_folder_is_shared_out_and_a_killed_share_is_done_by_the_next_run(check
 
     def segment(output):
         options = ["--model", checkpoint, "--output", tmp_path / output, "--presence-threshold", 0, "--cutouts"]
-        return ["segment", videos, *SENTENCES, *options]
+        return [*map(str, [videos, *SENTENCES, *options])]
 
     def pictures(output):
         paths = sorted((tmp_path / output).rglob("*.png"))
         return {path.relative_to(tmp_path / output): np.asarray(Image.open(path)) for path in paths}
 
-    cvls.main(list(map(str, segment("one"))))
+    cvls.main(["segment", *segment("one")])
     expected = pictures("one")
     assert len(expected) == 6 * 5 * 2
-    log = tmp_path / "log"
-    for node in run_on_two_nodes(COUNTED, *segment("two"), LOG=str(log)):
-        assert node.returncode == 0, node.stderr[-3000:]
-    begun = [line.split() for line in log.read_text().splitlines()]
-    assert sorted(name for _, name in begun) == names and {rank for rank, _ in begun} == {"0", "1"}
-    found = pictures("two")
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[name], picture) for name, picture in expected.items())
+    runs = [
+        [segment(name), str(tmp_path / name), killed] for name, killed in (("two", None), ("bad", 1), ("bad", None))
+    ]
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    program = "distributed/programs/counted_segment.py"
+    both, one_killed, again = json.loads(run_program(program, tmp_path / "runs.json").splitlines()[-1])
 
-    log.unlink()
-    nodes = run_on_two_nodes(COUNTED, *segment("killed"), LOG=str(log), KILLED="1")
-    assert nodes[1].returncode != 0
-    first = {line.split()[1] for line in log.read_text().splitlines()}
-    done = {path.stem for path in (tmp_path / "killed").glob("*.mp4")}
+    statuses, begun, _ = both
+    assert statuses == [0, 0]
+    assert sorted(name for _, name in begun) == names and {rank for rank, _ in begun} == {0, 1}
+    statuses, begun, files = one_killed
+    assert statuses[1] != 0
+    first, done = {name for _, name in begun}, {file[:-4] for file in files if file.endswith(".mp4")}
     assert {"clip0", "clip1"} <= done <= first < set(names)
-    log.unlink()
-    for node in run_on_two_nodes(COUNTED, *segment("killed"), LOG=str(log)):
-        assert node.returncode == 0, node.stderr[-3000:]
-    again = [line.split()[1] for line in log.read_text().splitlines()]
-    assert sorted(again) == sorted(set(names) - done)
-    found = pictures("killed")
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[name], picture) for name, picture in expected.items())
+    statuses, begun, _ = again
+    assert statuses == [0, 0]
+    assert sorted(name for _, name in begun) == sorted(set(names) - done)
+    for output in ("two", "bad"):
+        found = pictures(output)
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], picture) for name, picture in expected.items())
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])

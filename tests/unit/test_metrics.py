@@ -17,7 +17,7 @@ from pycocotools import mask as rle_ops
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from factories import ROOT
+from factories import ROOT, run_program
 
 METRIC = str(ROOT / "modeling_cvls" / "metrics" / "video_language_segmentation")
 KINDS = ("", "appearance", "temporal")
@@ -296,41 +296,16 @@ def test_example_of_the_docstring(metric):
     assert metric.description and "gavrilyuk2018actor" in metric.citation
 
 
-WORKER = """
-import json, sys
-import evaluate
-path, cache, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
-metric = evaluate.load(path, cache_dir=cache, num_process=2, process_id=process, experiment_id="two")
-for prediction, reference in json.load(sys.stdin):
-    metric.add(prediction=prediction, reference=reference)
-print(json.dumps(metric.compute()))
-"""
-
-
 @pytest.mark.slow
 def test_two_processes(tmp_path):
     pairs = random_pairs(3, 25)
-    shares = [json.dumps([records(pair) for pair in share]) for share in (pairs[:14], pairs[14:])]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, METRIC, str(tmp_path), str(process)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    for worker, share in zip(workers, shares, strict=True):  # both must run before either is waited for
-        worker.stdin.write(share)
-        worker.stdin.close()
-        worker.stdin = None
-    outputs = [worker.communicate(timeout=120) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
-    result = json.loads(outputs[0][0])
+    shares = [[records(pair) for pair in share] for share in (pairs[:14], pairs[14:])]
+    result, nothing = json.loads(
+        run_program("unit/programs/measure_in_two.py", METRIC, tmp_path, input=json.dumps(shares))
+    )
     result.pop("per_kind")
     assert result == pytest.approx(expected(pairs), abs=1e-9, rel=0)
-    assert json.loads(outputs[1][0]) is None
+    assert nothing is None
 
 
 GOOD_PREDICTION = {"size": [3, 4], "counts": "066", "score": 0.5}

@@ -1,15 +1,13 @@
 """J&F as an evaluate module, against versions written from the definition: loops, and dilation by a disk."""
 
 import json
-import subprocess
-import sys
 
 import evaluate
 import numpy as np
 import pytest
 from pycocotools import mask as rle_ops
 
-from factories import ROOT, brute_force
+from factories import ROOT, brute_force, run_program
 
 METRIC = str(ROOT / "modeling_cvls" / "metrics" / "region_and_boundary")
 
@@ -154,45 +152,21 @@ def test_example_of_the_docstring(metric):
     assert '"066", "66"' in metric.inputs_description and "perazzi2016benchmark" in metric.citation
 
 
-WORKER = """
-import json, sys
-import evaluate
-path, cache, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
-metric = evaluate.load(path, cache_dir=cache, num_process=2, process_id=process, experiment_id="two")
-for prediction, reference in json.load(sys.stdin):
-    metric.add(prediction=prediction, reference=reference)
-print(json.dumps(metric.compute()))
-"""
-
-
 @pytest.mark.slow
 def test_two_processes(metric, tmp_path):
     """Also where one object's frames lie on both."""
     rng = np.random.default_rng(1)
     frames = [(blob(rng, (20, 30)), blob(rng, (20, 30)), f"object {i // 3}", f"group {i % 2}") for i in range(12)]
     alone = evaluated(metric, *frames)
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, METRIC, str(tmp_path), str(process)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    for worker, part in zip(workers, (frames[:7], frames[7:]), strict=True):  # both run before one is waited for
-        worker.stdin.write(json.dumps([record(*frame) for frame in part]))
-        worker.stdin.close()
-        worker.stdin = None
-    outputs = [worker.communicate(timeout=120) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
-    result = json.loads(outputs[0][0])
+    shares = [[record(*frame) for frame in part] for part in (frames[:7], frames[7:])]
+    result, nothing = json.loads(
+        run_program("unit/programs/measure_in_two.py", METRIC, tmp_path, input=json.dumps(shares))
+    )
     assert result.pop("per_group") == {
         name: pytest.approx(values, abs=1e-12) for name, values in alone.pop("per_group").items()
     }
     assert result == pytest.approx(alone, abs=1e-12)
-    assert json.loads(outputs[1][0]) is None
+    assert nothing is None
 
 
 GOOD = {"size": [3, 4], "counts": "066"}

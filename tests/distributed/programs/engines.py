@@ -1,6 +1,6 @@
-"""Two processes train the tiny segmenter; what they found is written as JSON and as a checkpoint.
+"""Two processes train the tiny segmenter by each engine; what they found is written as JSON and as a checkpoint.
 
-torchrun --nproc-per-node 2 engines.py {ddp,fsdp} FOLDER
+torchrun --nproc-per-node 2 engines.py FOLDER
 """
 
 import json
@@ -105,12 +105,14 @@ def with_fsdp(folder: Path) -> dict:
     return {"losses": losses, "resumed": resumed}
 
 
-def main(engine: str, folder: str) -> None:
+def main(folder: str) -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
-    report = {"ddp": with_ddp, "fsdp": with_fsdp}[engine](Path(folder))
-    (Path(folder) / f"{dist.get_rank()}.json").write_text(json.dumps(report))
-    dist.barrier()
+    for engine, run in (("ddp", with_ddp), ("fsdp", with_fsdp)):
+        output = Path(folder) / engine
+        output.mkdir(exist_ok=True)
+        (output / f"{dist.get_rank()}.json").write_text(json.dumps(run(output)))
+        dist.barrier()
     dist.destroy_process_group()
 
 
