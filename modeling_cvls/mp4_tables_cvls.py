@@ -90,4 +90,4 @@ def declared_samples(file: BinaryIO, name: bytes, head: bytes, start: int, stop:
     return int(np.frombuffer(table, ">u4")[::2].sum(dtype=np.uint64))
 
 
-__all__ = ["check_mp4_tables"]
+__all__ = ["check_mp4_tables", "walk_boxes"]

@@ -137,7 +137,7 @@ class CVLSProcessor(ProcessorMixin, SessionProcessorMixin):
                 beginning = sentence if len(sentence) <= 60 else sentence[:60] + "..."
                 raise ValueError(
                     f'the sentence "{beginning}" has {len(ids)} tokens, special tokens included; the text encoder '
-                    f"takes at most {longest}: shorten it, or give `truncation=True`"
+                    f"takes at most {longest}: shorten it (a call of the processor cuts it off with `truncation=True`)"
                 )
 
         length = longest if padding == "max_length" else max(len(ids) for ids in token_ids)

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from .mp4_packets_cvls import packets_of_tables
+
 #: The length of a stream of Matroska and WebM, as in 01:02:03.500000000.
 LENGTH = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 #: What is noted of each packet, and what stands for a value that is not known.
@@ -228,6 +230,15 @@ class _Notes:
             number += len(packets)
             yield packets
 
+    def take_tables(self, source: str | bytes, entries) -> bool:
+        """Notes the other packets of an mp4 or mov by its tables, where these are enough; whether they are."""
+        known = packets_of_tables(source, entries, self.columns()[: len(NOTED)], self._is_h264_of_mov and _has_idr)
+        if known is None:
+            return False
+        rows, all_idr = known
+        self._values, self.all_idr = bytearray(np.ascontiguousarray(rows.T)), all_idr
+        return True
+
     def columns(self) -> np.ndarray:
         """int64 (7, N): what `NOTED` names, of all packets that passed, and whether each is marked."""
         values = np.frombuffer(self._values, dtype=np.int64).reshape(-1, len(self._names)).T
@@ -258,8 +269,9 @@ def read_packets(source: str | bytes) -> Packets:
         packets = notes.of(container.demux(stream))
         numbered = enumerate(chain.from_iterable(packets))
         first, frame = next(decode_packets(numbered, codec, failed=[]), (None, None))
-        for _ in packets:  # those that come behind the first frame
-            pass
+        if not (is_mov and frame is not None and notes.take_tables(source, stream.index_entries)):
+            for _ in packets:  # those that come behind the first frame
+                pass
         pts, dts, durations, sizes, is_key, is_discarded, is_marked = notes.columns()
         if not len(sizes):
             raise ValueError("holds no frames")
