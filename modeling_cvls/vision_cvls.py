@@ -24,8 +24,8 @@ class CVLSPyramid(nn.Module):
         super().__init__()
         if len(channels) < 2:
             raise ValueError(
-                "`backbone_config` gives one feature map, a pyramid takes two or more: set its `out_features`, "
-                'finest first, such as ["stage1", "stage2", "stage3", "stage4"]'
+                "`backbone_config` gives one feature map, a pyramid takes two or more: set its `out_features`, finest "
+                'first, such as ["stage1", "stage2", "stage3", "stage4"], or its `out_indices`, such as [1, 2, 3, 4]'
             )
         *coarse, _ = reversed(channels)
         self.token_stride = config.token_stride

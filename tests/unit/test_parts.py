@@ -9,7 +9,7 @@ import transformers
 from transformers import AutoModel
 
 from factories import ROOT
-from modeling_cvls import CVLSModel
+from modeling_cvls import CVLSConfig, CVLSModel
 from modeling_cvls.training.recipe import parameters_of_stages
 
 SIZES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
@@ -129,6 +129,22 @@ def test_a_checkpoint_without_the_weights_is_an_error(folder, tmp_path):
     transformers.ConvNextConfig(**SIZES).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="lacks [0-9]+ of the weights of its convnext, such as"):
         CVLSModel.from_vision_text_pretrained(str(tmp_path), folder("minilm"), **FIELDS)
+
+
+def test_models_of_timm_serve(tmp_path):
+    timm = pytest.importorskip("timm", reason="timm is no dependency of the project")
+    backbone = {"model_type": "timm_backbone", "backbone": "resnet18", "features_only": True}
+    text = {"model_type": "bert", **TOWER}
+    with pytest.raises(ValueError, match="gives one feature map, .* or its `out_indices`"):
+        CVLSModel(CVLSConfig(backbone_config=backbone, text_config=text, num_attention_heads=2, **FIELDS))
+    backbone["out_indices"] = [1, 2, 3, 4]
+    model = CVLSModel(CVLSConfig(backbone_config=backbone, text_config=text, num_attention_heads=2, **FIELDS)).eval()
+    assert (
+        model.vision.backbone.channels == timm.create_model("resnet18", features_only=True).feature_info.channels()[1:]
+    )
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(**INPUTS).mask_logits, model(**INPUTS).mask_logits)
 
 
 def test_the_guide_s_own_backbone_serves(folder, tmp_path, monkeypatch):
