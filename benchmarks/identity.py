@@ -26,11 +26,10 @@ from transformers import AutoProcessor
 
 from ablate import machine, summary
 from modeling_cvls import CVLSModel, CVLSPipeline, CVLSProcessor
-from modeling_cvls.carrying_cvls import CVLSSentenceState
+from modeling_cvls.carrying_cvls import CVLSSentenceState, starts_of_windows
 from modeling_cvls.data import ClipCollator, ClipSampler, check_dataset, read_frames, read_masks
 from modeling_cvls.data.reading import read_referents
 from modeling_cvls.launch import check_checkpoint
-from modeling_cvls.outputs_cvls import CVLSVideoFeatures
 from modeling_cvls.synthetic import LongScene, Scene, Sentence, make_long_scene, render
 
 TEST_SEED, TRAIN_SEED = 7, 1000  # of scenes; training adds its own seed to the latter
@@ -140,33 +139,15 @@ def clip_loss(model: CVLSModel, batch: dict, presence: bool) -> torch.Tensor:
             of the beginning.
         presence: whether the presence head learns from it.
     """
-    values, length, back = batch["pixel_values_videos"], model.config.num_frames, batch.get("back", False)
-    with torch.no_grad():
-        of_frames = model.vision.get_frame_features(values)
-    words = {name: batch[name] for name in ("attention_mask", "sentence_mask")}
-    text = model.get_text_features(batch["input_ids"], **words)
-    state, losses = None, []
-    if model.config.carry_state and "known" in batch:
-        places = F.adaptive_avg_pool2d(batch["known"], of_frames.token_features.shape[2:4])
-        state = CVLSSentenceState(places, batch["evidence"], values.shape[1] - 1 if back else 0)
-    starts = range(0, values.shape[1] - length + 1, length - length // 4)
-    for start in reversed(starts) if back else starts:
-        shown = slice(start, start + length)
-        pixels, tokens = of_frames.pixel_features[:, shown], of_frames.token_features[:, shown]
-        tokens = model.vision.get_window_features(tokens, model.vision.get_motion_features(pixels)).last_hidden_state
-        now = None if state is None else state.seen_from(start)
-        output = model(
-            video_features=CVLSVideoFeatures(last_hidden_state=tokens, pixel_features=pixels),
-            text_features=text,
-            **words,
-            **{name: batch[name][:, shown] for name in ("instance_masks", "annotated_frames", "annotated_instances")},
-            referents=batch["referents"],
-            sentence_state=now,
-        )
-        losses.append(output.loss - (0 if presence else model.config.presence_weight * output.losses["presence"]))
-        if model.config.carry_state:
-            state = model.carry.next_state(output, now, 0 if back else -1).seen_from(-start)
-    return torch.stack(losses).mean()
+    given = dict(batch)
+    back, known, evidence = given.pop("back", False), given.pop("known", None), given.pop("evidence", None)
+    frames, (height, width) = batch["pixel_values_videos"].shape[1], batch["pixel_values_videos"].shape[-2:]
+    if model.config.carry_state and known is not None:
+        stride = model.config.token_stride
+        places = F.adaptive_avg_pool2d(known, (height // stride, width // stride))
+        given["sentence_state"] = CVLSSentenceState(places, evidence, frames - 1 if back else 0)
+    output = model(**given, window_starts=starts_of_windows(model.config, frames, back))
+    return output.loss - (0 if presence else model.config.presence_weight * output.losses["presence"])
 
 
 def train(arguments, variant: str, seed: int, processor: CVLSProcessor, rows) -> CVLSModel:

@@ -34,6 +34,10 @@ class EncodedWindows:
     token_features: torch.Tensor
     sizes: FrameSizes
 
+    def features(self) -> CVLSVideoFeatures:
+        """As the model takes them, N being its batch."""
+        return CVLSVideoFeatures(last_hidden_state=self.token_features, pixel_features=self.pixel_features)
+
     def each(self) -> list["EncodedWindows"]:
         """The windows, each by itself."""
         parts = [slice(index, index + 1) for index in range(len(self.windows))]
@@ -151,9 +155,7 @@ class SentenceLogits:
     def _segment(self, encoded: EncodedWindows, state: CVLSSentenceState | None = None) -> CVLSOutput:
         number = len(encoded.windows)
         return self.model(
-            video_features=CVLSVideoFeatures(
-                last_hidden_state=encoded.token_features, pixel_features=encoded.pixel_features
-            ),
+            video_features=encoded.features(),
             text_features=BaseModelOutputWithPooling(
                 last_hidden_state=self._text.last_hidden_state.expand(number, -1, -1, -1),
                 pooler_output=self._text.pooler_output.expand(number, -1, -1),
@@ -169,7 +171,7 @@ class SentenceLogits:
         start = window.windows[0].start
         state = None if state is None else state.seen_from(start)
         output = self._segment(window, state)
-        return output, self.model.carry.next_state(output, state, frame).seen_from(-start)
+        return output, self.model.carry.next_state(window.features(), output, state, frame).seen_from(-start)
 
     def _best(self, window: EncodedWindows) -> tuple[torch.Tensor, torch.Tensor]:
         """The mask logits (K, T, h4, w4) and presence logits (K,) of one window, which the state goes on from."""

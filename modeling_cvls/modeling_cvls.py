@@ -1,6 +1,6 @@
 """CVLS: the segmenter. A clip is encoded once; each sentence is encoded, fused with the clip, and segmented."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from .carrying_cvls import CVLSCarry, CVLSSentenceState
+from .carrying_cvls import CVLSCarry, CVLSSentenceState, forward_windows
 from .checkpoint_cvls import as_of_today, register_conversions
 from .configuration_cvls import CVLSConfig
 from .contrastive_cvls import (
@@ -61,6 +61,8 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
             configuration says. Attention weights need `attn_implementation="eager"`.
         return_loss: whether to compute the losses where `referents` are given.
         sentence_state: what `self.carry.next_state` gave for the window before, of a model with `carry_state`.
+        window_starts: the first frames of windows of `num_frames` frames, increasing or decreasing, for the training of
+            long clips, as `forward_windows`. None: the clip is one window.
         return_dict: False gives a tuple of what is not None; default: as the configuration says.
 
     Returns:
@@ -181,6 +183,7 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         output_attentions: bool | None = None,
         return_loss: bool = True,
         sentence_state: CVLSSentenceState | None = None,
+        window_starts: Sequence[int] | None = None,
     ) -> CVLSOutput:
         """The arguments are described with the class.
 
@@ -188,6 +191,13 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
             ValueError: inputs that do not belong together, or of sizes that the model does not take.
         """
         wanted = self._wanted_states(output_hidden_states, output_attentions)
+        if window_starts is not None:
+            if pixel_values_videos is None or input_ids is None:
+                raise ValueError("`window_starts` needs `pixel_values_videos` and `input_ids`")
+            clips = {"pixel_values_videos": pixel_values_videos, "frame_mask": frame_mask, "frame_sizes": frame_sizes}
+            text = {"input_ids": input_ids, "attention_mask": attention_mask, "sentence_mask": sentence_mask}
+            truth = instance_masks, annotated_frames, annotated_instances
+            return forward_windows(self, window_starts, clips, text, referents, truth, sentence_state)
         video = self._video_features(pixel_values_videos, frame_mask, frame_sizes, video_features, wanted)
         if (input_ids is None) == (text_features is None):
             raise ValueError(
@@ -198,7 +208,24 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         if text is None:
             text = self.get_text_features(input_ids, attention_mask, sentence_mask, **wanted, return_dict=True)
         words = word_mask_of(attention_mask, sentence_mask)
-        fused = self.fuse(video, text, words, **wanted, sentence_state=sentence_state)
+        output, embeddings = self._output(video, text, words, wanted, sentence_state)
+        if referents is not None and return_loss:
+            targets = targets_of(video, sentence_mask, referents, instance_masks, annotated_frames, annotated_instances)
+            losses = self._losses(targets, video, text, output, embeddings)
+            output.loss, output.losses = losses.loss, losses.parts
+            output.instance_similarity, output.kept_channels = losses.instance_similarity, losses.kept_channels
+        return output
+
+    def _output(
+        self,
+        video: CVLSVideoFeatures,
+        text: BaseModelOutputWithPooling,
+        word_mask: torch.Tensor | None,
+        wanted: dict[str, bool],
+        sentence_state: CVLSSentenceState | None,
+    ) -> tuple[CVLSOutput, CVLSEmbeddings | None]:
+        """What `forward` returns, without losses, and the embeddings that the contrast compares."""
+        fused = self.fuse(video, text, word_mask, **wanted, sentence_state=sentence_state)
         embeddings = similarity = selection = None
         if self.config.contrast_weight > 0:
             embeddings = self.contrastive_head(video, fused)
@@ -217,12 +244,7 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
             fusion_hidden_states=fused.hidden_states,
             fusion_attentions=fused.attentions,
         )
-        if referents is not None and return_loss:
-            targets = targets_of(video, sentence_mask, referents, instance_masks, annotated_frames, annotated_instances)
-            losses = self._losses(targets, video, text, output, embeddings)
-            output.loss, output.losses = losses.loss, losses.parts
-            output.instance_similarity, output.kept_channels = losses.instance_similarity, losses.kept_channels
-        return output
+        return output, embeddings
 
     @can_return_tuple
     def get_video_features(
@@ -244,15 +266,6 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         Returns:
             [`CVLSVideoFeatures`], which `forward` takes in place of these arguments.
         """
-        height, width = pixel_values_videos.shape[-2:]
-        stride = max(32, self.config.token_stride)
-        if height % stride or width % stride:
-            raise ValueError(
-                f"`pixel_values_videos` must have a height and width that are multiples of {stride}, got {height} x "
-                f"{width}; the processor makes them so"
-            )
-        if frame_mask is not None:
-            frame_mask = frame_mask.bool()
         wanted = self._wanted_states(output_hidden_states, output_attentions)
         return self.vision(pixel_values_videos, frame_mask, frame_sizes, **wanted)
 

@@ -1,7 +1,7 @@
 """The vision side: backbone, feature pyramid, motion and temporal attention turn a clip's frames into features once."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -212,14 +212,45 @@ class CVLSVision(CVLSPreTrainedModel):
         """
         Args:
             pixel_values_videos: (B, T, 3, H, W) normalized frames.
-            frame_mask: (B, T) bool, false on padding frames; None: there are none.
+            frame_mask: (B, T), false on padding frames; None: there are none.
             frame_sizes: (B, 2) int64, height and width of each clip's frames, the rest is padding; None: there is none.
             output_hidden_states, output_attentions: whether to return those of the backbone and of temporal attention.
         """
         wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        (features,) = self.get_features_of_windows(
+            pixel_values_videos, frame_mask, frame_sizes, [slice(None)], **wanted
+        )
+        return features
+
+    def get_features_of_windows(
+        self,
+        pixel_values_videos: torch.Tensor,
+        frame_mask: torch.Tensor | None,
+        frame_sizes: torch.Tensor | None,
+        windows: Sequence[slice],
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> list[CVLSVideoFeatures]:
+        """The same for several windows of the clips, `windows` being the frames of each. A frame is encoded once, in
+        however many windows it is.
+
+        Raises:
+            ValueError: frames of a size that the model does not take.
+        """
+        height, width = pixel_values_videos.shape[-2:]
+        stride = max(32, self.config.token_stride)
+        if height % stride or width % stride:
+            raise ValueError(
+                f"`pixel_values_videos` must have a height and width that are multiples of {stride}, got {height} x "
+                f"{width}; the processor makes them so"
+            )
+        if frame_mask is not None:
+            frame_mask = frame_mask.bool()
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         if frame_sizes is None or _all_filled(frame_sizes, pixel_values_videos.shape[-2:]):
-            features = self._of_one_size(pixel_values_videos, frame_mask, **wanted)
-            features.frame_sizes = frame_sizes
+            features = self._of_one_size(pixel_values_videos, frame_mask, windows, **wanted)
+            for of_window in features:
+                of_window.frame_sizes = frame_sizes
             return features
         if output_hidden_states or output_attentions:
             raise ValueError(
@@ -227,48 +258,61 @@ class CVLSVision(CVLSPreTrainedModel):
                 f"clips of different sizes have states of different shapes; `frame_sizes` is {frame_sizes.tolist()}, "
                 f"the frames are {tuple(pixel_values_videos.shape[-2:])}"
             )
-        return self._of_different_sizes(pixel_values_videos, frame_mask, frame_sizes)
+        return self._of_different_sizes(pixel_values_videos, frame_mask, frame_sizes, windows)
 
-    def _of_one_size(self, frames: torch.Tensor, frame_mask: torch.Tensor | None, **wanted: bool) -> CVLSVideoFeatures:
-        of_frames = self.get_frame_features(frames, **wanted)
-        motion = self.get_motion_features(of_frames.pixel_features, frame_mask)
-        of_window = self.get_window_features(of_frames.token_features, motion, frame_mask, **wanted)
-        tokens = of_window.last_hidden_state
-        return CVLSVideoFeatures(
-            last_hidden_state=tokens,
-            hidden_states=of_window.hidden_states,
-            attentions=of_window.attentions,
-            pixel_features=of_frames.pixel_features,
-            frame_mask=frame_mask,
-            token_mask=None if frame_mask is None else frame_mask[:, :, None, None].expand(tokens.shape[:4]),
-            vision_hidden_states=of_frames.hidden_states,
-            vision_attentions=of_frames.attentions,
-        )
+    def _of_one_size(
+        self, frames: torch.Tensor, frame_mask: torch.Tensor | None, windows: Sequence[slice], **wanted: bool
+    ) -> list[CVLSVideoFeatures]:
+        of_frames, features = self.get_frame_features(frames, **wanted), []
+        for window in windows:
+            pixels, mask = of_frames.pixel_features[:, window], None if frame_mask is None else frame_mask[:, window]
+            motion = self.get_motion_features(pixels, mask)
+            of_window = self.get_window_features(of_frames.token_features[:, window], motion, mask, **wanted)
+            tokens = of_window.last_hidden_state
+            features.append(
+                CVLSVideoFeatures(
+                    last_hidden_state=tokens,
+                    hidden_states=of_window.hidden_states,
+                    attentions=of_window.attentions,
+                    pixel_features=pixels,
+                    frame_mask=mask,
+                    token_mask=None if mask is None else mask[:, :, None, None].expand(tokens.shape[:4]),
+                    vision_hidden_states=of_frames.hidden_states,
+                    vision_attentions=of_frames.attentions,
+                )
+            )
+        return features
 
     def _of_different_sizes(
-        self, frames: torch.Tensor, frame_mask: torch.Tensor | None, frame_sizes: torch.Tensor
-    ) -> CVLSVideoFeatures:
+        self, frames: torch.Tensor, frame_mask: torch.Tensor | None, frame_sizes: torch.Tensor, windows: Sequence[slice]
+    ) -> list[CVLSVideoFeatures]:
         """Each clip at its own size, so that no convolution ever meets the padding of another."""
         batch, num_frames, _, height, width = frames.shape
         stride = self.config.token_stride
         if frame_mask is None:
             frame_mask = torch.ones((batch, num_frames), dtype=torch.bool, device=frames.device)
-        pixels = frames.new_zeros((batch, num_frames, self.config.pixel_size, height // 4, width // 4))
-        tokens = frames.new_zeros((batch, num_frames, height // stride, width // stride, self.config.hidden_size))
-        token_mask = frame_mask.new_zeros(tokens.shape[:4])
+        padded = []
+        for window in windows:
+            mask = frame_mask[:, window]
+            of_all = batch, mask.shape[1]
+            tokens = frames.new_zeros((*of_all, height // stride, width // stride, self.config.hidden_size))
+            padded.append(
+                CVLSVideoFeatures(
+                    last_hidden_state=tokens,
+                    pixel_features=frames.new_zeros((*of_all, self.config.pixel_size, height // 4, width // 4)),
+                    frame_mask=mask,
+                    frame_sizes=frame_sizes,
+                    token_mask=mask.new_zeros(tokens.shape[:4]),
+                )
+            )
         for h, w in frame_sizes.unique(dim=0).tolist():
             (clips,) = torch.where((frame_sizes == frame_sizes.new_tensor([h, w])).all(dim=1))
-            features = self._of_one_size(frames[clips, :, :, :h, :w], frame_mask[clips])
-            pixels[clips, :, :, : h // 4, : w // 4] = features.pixel_features.to(pixels.dtype)
-            tokens[clips, :, : h // stride, : w // stride] = features.last_hidden_state.to(tokens.dtype)
-            token_mask[clips, :, : h // stride, : w // stride] = frame_mask[clips, :, None, None]
-        return CVLSVideoFeatures(
-            last_hidden_state=tokens,
-            pixel_features=pixels,
-            frame_mask=frame_mask,
-            frame_sizes=frame_sizes,
-            token_mask=token_mask,
-        )
+            features = self._of_one_size(frames[clips, :, :, :h, :w], frame_mask[clips], windows)
+            for into, own in zip(padded, features, strict=True):
+                into.pixel_features[clips, :, :, : h // 4, : w // 4] = own.pixel_features.to(frames.dtype)
+                into.last_hidden_state[clips, :, : h // stride, : w // stride] = own.last_hidden_state.to(frames.dtype)
+                into.token_mask[clips, :, : h // stride, : w // stride] = own.token_mask
+        return padded
 
 
 def blocks_of(backbone: nn.Module) -> list[nn.Module]:

@@ -74,6 +74,11 @@ class DataArguments:
     )
     streaming: bool = _option(False, "Read the rows while training, without downloading and preparing them first.")
     sentences_per_clip: int | None = _option(None, "Draw this many sentences per clip; null for all of them.")
+    windows_per_clip: int | None = _option(
+        None,
+        "Windows of `model.config.num_frames` frames in a clip, of a model with `model.config.carry_state`: the state "
+        "goes from each to the next, forward and backward in turn. null for 4, or 1 without that state.",
+    )
     flip_probability: float = _option(
         0.5, "How often a clip is mirrored, together with the words left and right of its sentences."
     )
@@ -118,6 +123,8 @@ class DataArguments:
     def __post_init__(self):
         if self.clips_per_video < 1:
             raise ValueError(f"`data.clips_per_video` must be at least 1, got {self.clips_per_video}")
+        if self.windows_per_clip is not None and self.windows_per_clip < 1:
+            raise ValueError(f"`data.windows_per_clip` must be at least 1, got {self.windows_per_clip}")
         if isinstance(self.dataset, dict) and min(self.dataset.values(), default=0) <= 0:
             raise ValueError(f"the weights in `data.dataset` must be above 0, got {self.dataset}")
 
@@ -156,6 +163,11 @@ class CVLSTrainingArguments(TrainingArguments):
     )
     text_encoder_learning_rate: float | None = _option(
         None, "Learning rate of the text encoder; null for `learning_rate`."
+    )
+    state_learning_rate: float | None = _option(
+        None,
+        "Learning rate of what carries a state from window to window (`model.config.carry_state`), which starts from "
+        "zero; null for ten times `learning_rate`.",
     )
     freeze_backbone: bool = _option(False, "Keep the vision backbone as it is.")
     freeze_backbone_stages: int = _option(

@@ -4,10 +4,12 @@ from functools import partial
 
 from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, interleave_datasets
 
+from ..configuration_cvls import CVLSConfig
 from ..data import ClipAugmentation, ClipCollator, ClipSampler, FrameSampling, check_dataset, check_rows
 from ..data.loading import load_rows
 from ..modeling_cvls import CVLSModel
 from ..processing_cvls import CVLSProcessor
+from ..windows_cvls import window_and_overlap
 from .arguments import CVLSTrainingArguments, DataArguments
 
 
@@ -69,9 +71,13 @@ def load_eval_set(data_args: DataArguments) -> Dataset | None:
 def collator_for(
     model: CVLSModel, processor: CVLSProcessor, data_args: DataArguments, training_args: CVLSTrainingArguments
 ) -> ClipCollator:
-    """What makes a training's batches of rows."""
+    """What makes a training's batches of rows.
+
+    Raises:
+        ValueError: `data.windows_per_clip` does not go with `model.config.carry_state`.
+    """
     sampler = ClipSampler(
-        model.config.num_frames,
+        _clip_length(model.config, data_args.windows_per_clip),
         data_args.sentences_per_clip,
         data_args.flip_probability,
         training_args.seed,
@@ -85,3 +91,16 @@ def collator_for(
         data_args.allow_urls,
     )
     return ClipCollator(processor, sampler, data_args.train_shortest_edges, data_args.train_longest_edge)
+
+
+def _clip_length(config: CVLSConfig, windows: int | None) -> int:
+    """The frames of so many windows, which share frames as those of a long video do."""
+    carries = config.carry_state
+    windows = (4 if carries else 1) if windows is None else windows
+    if carries != (windows > 1):
+        raise ValueError(
+            f"`data.windows_per_clip` is {windows} and `model.config.carry_state` is {str(carries).lower()}: a clip of "
+            "a model that carries a state from window to window has 2 windows or more, any other clip has 1"
+        )
+    window, overlap = window_and_overlap(config.num_frames)
+    return windows * (window - overlap) + overlap if windows > 1 else window

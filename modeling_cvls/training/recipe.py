@@ -12,8 +12,10 @@ from .arguments import CVLSTrainingArguments
 
 
 def parts_of(model: CVLSModel) -> dict[str, nn.Module]:
-    """The pretrained parts of a segmenter: "backbone" and "text_encoder"."""
-    return {"backbone": model.vision.backbone, "text_encoder": model.language.encoder}
+    """The parts of a segmenter with learning rates of their own: the pretrained ones, "backbone" and "text_encoder",
+    and "state", which carries a state, where there is one."""
+    parts = {"backbone": model.vision.backbone, "text_encoder": model.language.encoder}
+    return {**parts, "state": model.carry} if model.config.carry_state else parts
 
 
 def freeze_parts(model: CVLSModel, args: CVLSTrainingArguments) -> list[nn.Module]:
@@ -69,8 +71,12 @@ def parameters_of_stages(backbone: nn.Module, number: int) -> list[nn.Parameter]
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, model: CVLSModel, args: CVLSTrainingArguments) -> None:
-    """Splits the groups of a new optimizer, so that the pretrained parts have the learning rates of `args`."""
-    rates = {"backbone": args.backbone_learning_rate, "text_encoder": args.text_encoder_learning_rate}
+    """Splits the groups of a new optimizer, so that the parts have the learning rates of `args`."""
+    rates = {
+        "backbone": args.backbone_learning_rate,
+        "text_encoder": args.text_encoder_learning_rate,
+        "state": 10 * args.learning_rate if args.state_learning_rate is None else args.state_learning_rate,
+    }
     members = {
         id(parameter): name
         for name, part in parts_of(model).items()

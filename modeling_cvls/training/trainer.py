@@ -22,6 +22,7 @@ from transformers.trainer_utils import (
     speed_metrics,
 )
 
+from ..carrying_cvls import starts_of_windows
 from ..data import ClipSampler
 from ..evaluation import evaluate_segmenter, flatten_results
 from ..model_card import make_card
@@ -152,6 +153,9 @@ class CVLSTrainer(Trainer):
         """The model's loss. Raises `FloatingPointError` when it is not finite, naming the step and the part."""
         for module in self._still:
             module.eval()
+        if self.model.config.carry_state:
+            num_frames, backward = inputs["pixel_values_videos"].shape[1], self.state.global_step % 2 == 1
+            inputs = {**inputs, "window_starts": starts_of_windows(self.model.config, num_frames, backward)}
         outputs = model(**inputs)
         for name, value in outputs.losses.items():
             self._parts[name].append(value.detach())

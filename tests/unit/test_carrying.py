@@ -16,6 +16,7 @@ from modeling_cvls.encoding_cvls import EncodedWindows, SentenceLogits
 from modeling_cvls.masks_cvls import FrameSizes
 from modeling_cvls.rle_cvls import encode_masks
 from modeling_cvls.synthetic import make_long_scene, render
+from modeling_cvls.training import CVLSTrainer, CVLSTrainingArguments, DataArguments, collator_for
 from modeling_cvls.windows_cvls import plan_windows
 
 
@@ -144,7 +145,7 @@ def test_each_window_takes_the_way_with_more_evidence():
     """By hand: four windows, two sentences, and a model whose masks say which window's state it was given."""
     evidence = torch.tensor([[0.9, 0.1, 0.2, 0.3], [0.1, 0.2, 0.1, 0.8]])
 
-    def next_state(output, state, frame):
+    def next_state(video, output, state, frame):
         places = (output.index + 1.0) * (1 if frame == -1 else -1)  # from 1 up, going backward below 0
         best = output.evidence if state is None else torch.maximum(output.evidence, state.evidence)
         return CVLSSentenceState(torch.full((1, 2, 1, 1), places), best, 0)
@@ -199,9 +200,11 @@ def test_what_joins_the_logits_by_hand(carrying):
 @pytest.mark.parametrize(("bias", "places"), [(-200.0, None), (200.0, 1.0)])
 def test_an_object_that_is_not_seen_is_remembered_where_it_was(carrying, bias, places):
     before = CVLSSentenceState(torch.rand(1, 3, 8, 8), torch.full((1, 3), 0.4), 0)
+    batch = without_referents(clips=1)
     with torch.no_grad():
         carrying.mask_bias.fill_(bias)
-        state = carrying.carry.next_state(carrying(**without_referents(clips=1), sentence_state=before), before)
+        video = carrying.get_video_features(batch["pixel_values_videos"])
+        state = carrying.carry.next_state(video, carrying(**batch, sentence_state=before), before)
     torch.testing.assert_close(state.places, before.places if places is None else torch.full((1, 3, 8, 8), places))
     assert (state.evidence >= 0.4).all() and state.frame == 3
 
@@ -221,9 +224,10 @@ def test_a_state_does_not_depend_on_padding(carrying):
 
     def two_windows(batch):
         output = carrying(**batch)
-        state = carrying.carry.next_state(output, frame_sizes=batch["frame_sizes"])
+        video = carrying.get_video_features(batch["pixel_values_videos"], batch["frame_mask"], batch["frame_sizes"])
+        state = carrying.carry.next_state(video, output)
         again = carrying(**batch, sentence_state=state)
-        return state, again, carrying.carry.next_state(again, state, 0, batch["frame_sizes"])
+        return state, again, carrying.carry.next_state(video, again, state, 0)
 
     with torch.no_grad():
         found, expected = two_windows(batch), two_windows(alone)
@@ -233,18 +237,75 @@ def test_a_state_does_not_depend_on_padding(carrying):
     torch.testing.assert_close(found[1].mask_logits[:1], expected[1].mask_logits, rtol=1e-4, atol=1e-4)
 
 
-def test_the_gradient_of_the_last_window_goes_through_the_state(carrying):
-    """Into the first window, of which the last one holds no frame."""
+@pytest.mark.parametrize("back", [False, True])
+def test_the_gradient_of_the_last_window_goes_through_the_state(carrying, back):
+    """Into the window that comes first, of which the last one holds no frame."""
     batch = random_batch(frames=10)
     pixels = batch["pixel_values_videos"].requires_grad_()
-    text = {name: batch[name] for name in ("input_ids", "attention_mask", "sentence_mask")}
-    state = None
-    for start in (0, 3, 6):
-        now = None if state is None else state.seen_from(start)
-        output = carrying(pixels[:, start : start + 4], **text, sentence_state=now)
-        state = carrying.carry.next_state(output, now).seen_from(-start)
+    output = carrying(**batch, window_starts=(6, 3, 0) if back else (0, 3, 6))
     (gradient,) = torch.autograd.grad(output.mask_logits.square().sum(), pixels)
-    assert (gradient[:, :3].abs().amax(dim=(0, 2, 3, 4)) > 0).all()
+    of_frames = gradient.abs().amax(dim=(0, 2, 3, 4))
+    assert ((of_frames[7:] if back else of_frames[:3]) > 0).all()
+
+
+def test_the_loss_of_windows_by_hand(carrying):
+    """The mean of the windows' own, the second one being given the state of the first."""
+    batch = random_batch(frames=7)
+    per_frame = ("pixel_values_videos", "frame_mask", "instance_masks", "annotated_frames", "annotated_instances")
+    first, second = (
+        batch | {name: batch[name][:, shown] for name in per_frame} for shown in (slice(0, 4), slice(3, 7))
+    )
+    one = carrying(**first)
+    state = carrying.carry.next_state(carrying.get_video_features(first["pixel_values_videos"]), one)
+    assert state.frame == 3
+    other = carrying(**second, sentence_state=state._replace(frame=0))
+    found = carrying(**batch, window_starts=[0, 3])
+    torch.testing.assert_close(found.loss, (one.loss + other.loss) / 2)
+    for name, value in found.losses.items():
+        torch.testing.assert_close(value, (one.losses[name] + other.losses[name]) / 2)
+    torch.testing.assert_close(found.mask_logits, other.mask_logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("starts", [[0, 3, 6], [6, 3, 0], [0]])
+def test_every_parameter_has_a_finite_gradient(carrying, starts):
+    """Also where a clip of the batch has ended before a window, and where no window comes after another."""
+    batch = random_batch(frames=10)
+    for name in ("frame_mask", "instance_masks", "annotated_frames", "annotated_instances"):
+        batch[name][0, 5:] = False
+    carrying.train()(**batch, window_starts=starts).loss.backward()
+    assert all(parameter.grad is not None for parameter in carrying.carry.parameters())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in carrying.parameters())
+
+
+def test_training_goes_through_windows_in_both_directions(make_model, make_trainer):
+    given = make_trainer()
+    model = make_model(carry_state=True, num_frames=2).train()
+    trainer = CVLSTrainer(
+        model=model, args=given.args, train_dataset=given.train_dataset, data_collator=given.data_collator,
+        processing_class=given.processing_class,
+    )  # fmt: skip
+    own = set(model.carry.parameters())
+    for group in trainer.create_optimizer().param_groups:
+        assert {parameter in own for parameter in group["params"]} == {group["lr"] == pytest.approx(0.1)}
+    seen = []
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["window_starts"]), with_kwargs=True)
+    trainer.train()
+    assert seen == [[0, 2], [2, 0]]
+    assert model.carry.mark.any() and model.carry.pull.any()
+
+
+def test_a_clip_of_training_has_as_many_windows_as_asked_for(make_model, processor):
+    def length(windows, **config):
+        data_args = DataArguments(windows_per_clip=windows)
+        return collator_for(make_model(**config), processor, data_args, CVLSTrainingArguments()).sampler.clip_length
+
+    assert [length(None), length(1)] == [4, 4]
+    assert [length(windows, carry_state=True) for windows in (None, 2, 5)] == [13, 7, 16]
+    for windows, config in ((2, {}), (1, {"carry_state": True})):
+        with pytest.raises(ValueError, match="`data.windows_per_clip` is . and `model.config.carry_state` is"):
+            length(windows, **config)
+    with pytest.raises(ValueError, match="`data.windows_per_clip` must be at least 1, got 0"):
+        length(0)
 
 
 def test_without_state_the_loss_is_the_mean_of_the_windows(carrying):
