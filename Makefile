@@ -51,14 +51,17 @@ demo: $(VENV)/.ready
 	@ls -1d $(DEMO)/checkpoint $(DEMO)/metrics.json $(DEMO)/training_curves.png $(DEMO)/overlay.mp4 \
 		$(DEMO)/contact_sheet.png
 
+# whole files, in the order of tests/conftest.py
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 test-fast: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q $(WORKERS) -m "not slow"
 
 # the common tests of the installed transformers, unchanged; where no package index is reached it says so and passes
 test-transformers: $(VENV)/.ready-dev

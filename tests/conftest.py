@@ -7,12 +7,21 @@ import os
 # of the others. PyTorch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+#: Files that take more than half a minute.
+LONG = ("test_api", "test_documentation", "test_export", "test_hub", "test_interruptions", "test_training",
+        "test_two_nodes", "test_video_index")  # fmt: skip
+
 
 def pytest_configure(config) -> None:
     # With -n, the process that hands out the tests runs none of them, and the others wait for what it imports.
     hands_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if not hands_out or config.option.collectonly:
         config.pluginmanager.import_plugin("shared_fixtures")
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """With -n, whole files are handed out in this order: the long ones come first, so that none is left at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def pytest_collection_finish() -> None:

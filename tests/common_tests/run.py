@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         print(f"the tests of transformers {version} could not be fetched from a package index: they are not run")
         return 0
     root = HERE.parents[1]
-    environment = {**os.environ, "TRANSFORMERS_SOURCE": str(folder), "HF_HUB_OFFLINE": "1"}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "TRANSFORMERS_SOURCE": str(folder), "HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(root), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     suites = [str(HERE / name) for name in ("modeling.py", "processing.py", "video_processing.py")]
     # without the project's own settings of pytest: the markers are the library's
