@@ -13,6 +13,7 @@ from PIL import Image
 from ..conversion import Problems
 from ..conversion.files import read_frame_files, read_indices, read_json
 from ..conversion.video_folders import (
+    ONLY_VOID,
     PALETTE_META,
     VOID,
     PaletteFolder,
@@ -186,7 +187,7 @@ class Footage:
         return _cached(("picture", self.frames[t], self.shortest), lambda: _read_picture(self.frames[t], self.shortest))
 
     def labels(self, t: int) -> np.ndarray:
-        """(H, W) uint8: 0, or the id of the object that frame t shows there."""
+        """(H, W) uint8: 0, `VOID`, or the id of the object that frame t shows there."""
         return _cached(("labels", self.masks[t], self.shortest), lambda: _read_labels(self.masks[t], self.shortest))
 
 
@@ -219,7 +220,6 @@ def _read_picture(path: Path, shortest: int) -> np.ndarray:
 def _read_labels(path: Path, shortest: int, size: tuple[int, int] | None = None) -> np.ndarray:
     """The labels of a palette image, whose (height, width) must be `size` where it is given."""
     labels = read_indices(path, size)
-    labels = np.where(labels == VOID, 0, labels)
     every = _reduction(*labels.shape, shortest)
     # A pixel of the smaller picture stands for `every` x `every`, and takes the label of the middle one.
     rows, columns = (np.minimum(np.arange(0, side, every) + every // 2, side - 1) for side in labels.shape)
@@ -231,22 +231,26 @@ def read_footage(source: Source, start: int, end: int, shortest: int) -> Footage
     """Looks through the masks of the frames `start` to `end` of a source.
 
     Raises:
-        ValueError: naming the file: a mask cannot be decoded, is no palette image or has another size than the frame.
+        ValueError: naming the file: a mask cannot be decoded, is no palette image or has another size than the frame,
+            or all masks hold void alone.
     """
     frames, masks = source.frames[start:end], source.masks[start:end]
     _, height, width = read_frame_files(frames[:1])
-    size = own_size = height, width
+    size, own_size, has_void = (height, width), (height, width), False
     found: dict[int, dict[int, tuple[int, tuple[int, int, int, int]]]] = {}
     for t, mask in enumerate(masks):
         labels = _cached(("labels", mask, shortest), functools.partial(_read_labels, mask, shortest, own_size))
         size = labels.shape
         counts = np.bincount(labels.ravel(), minlength=256)
-        for number in np.flatnonzero(counts[1:]) + 1:
+        has_void = has_void or counts[VOID] > 0
+        for number in np.flatnonzero(counts[1:VOID]) + 1:
             shown = labels == number
             rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
             box = (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
             found.setdefault(int(number), {})[t] = (int(counts[number]), box)
     ids = sorted(found)
+    if has_void and not ids:
+        raise ValueError(f"{masks[0]}: {ONLY_VOID}")
     areas, boxes = np.zeros((len(ids), len(frames)), int), np.zeros((len(ids), len(frames), 4), int)
     for n, number in enumerate(ids):
         for t, (area, box) in found[number].items():

@@ -26,6 +26,10 @@ from .rows import frames_row, sentence_cell
 PALETTE_META = "meta_expressions/{split}/meta_expressions.json"
 # Palette index of pixels that DAVIS counts to no object.
 VOID = 255
+ONLY_VOID = (
+    f"the masks hold only 0 and {VOID}, and {VOID} is void, which belongs to no object: write the pixels of object "
+    "number n as n, from 1 on"
+)
 
 
 @dataclass(frozen=True)
@@ -250,13 +254,7 @@ def read_palette_masks(
         masks[position[path.stem]] = dict(zip(map(str, shown), counts, strict=True))
         instances.update(map(str, shown))
     if has_void and not instances:
-        left.append(
-            (
-                str(video.masks),
-                f"the masks hold only 0 and {VOID}, and {VOID} is void, which belongs to no object: write the pixels "
-                "of object number n as n, from 1 on",
-            )
-        )
+        left.append((str(video.masks), ONLY_VOID))
     return instances, masks, left
 
 

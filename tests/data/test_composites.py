@@ -4,6 +4,7 @@ import json
 import runpy
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,18 @@ def test_large_frames_are_read_smaller(flat):
         for t, (top, bottom, left, right) in enumerate(of.boxes[0]):
             rows, columns = np.nonzero(shown[t])
             assert (top, bottom, left, right) == (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1)
+
+
+def test_masks_of_void_alone_are_refused(flat, tmp_path):
+    source = catalog_of(flat).sources["video0"]
+    for level, mask in enumerate(source.masks[:2]):
+        Image.fromarray(np.where(np.asarray(Image.open(mask)) > 0, 255 - level, 0).astype(np.uint8)).save(
+            tmp_path / f"{level}.png"
+        )
+    masks = [tmp_path / "0.png", tmp_path / "1.png"]
+    with pytest.raises(ValueError, match="0.png: the masks hold only 0 and 255, and 255 is void"):
+        read_footage(replace(source, masks=(masks[0],), frames=source.frames[:1]), 0, 1, 60)
+    assert read_footage(replace(source, masks=tuple(masks), frames=source.frames[:2]), 0, 2, 60).ids == ("254",)
 
 
 def test_real_splits_are_the_untouched_halves(written, flat):
