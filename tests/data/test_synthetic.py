@@ -1,6 +1,7 @@
 import collections
 import csv
 import filecmp
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -356,12 +357,15 @@ def test_bad_arguments_say_what_is_wrong(tmp_path):
 
 
 @pytest.mark.slow
-def test_script(tmp_path):
+def test_script(tmp_path, monkeypatch, capsys):
     command = [sys.executable, "scripts/make_synthetic.py", "--output", str(tmp_path / "raw"), "--num-proc", "1"]
     command += ["--train", "3", "--heldout", "1", "--frames", "4", "--size", "32"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
     first = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("Wrote 4 videos (3 train, 1 heldout) with ") and first.stdout.count("\n") == 1
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert again.returncode == 2 and "is not an empty folder" in again.stderr
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", command[1:])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path("scripts/make_synthetic.py", run_name="__main__")
+    assert stopped.value.code == 2 and "is not an empty folder" in capsys.readouterr().err
