@@ -86,6 +86,7 @@ def _segment_folder(videos: list[Path], args: Namespace, settings: Settings, sta
     )
     with only_one(args.output / ".lock", another) if state.is_main_process else nullcontext():
         segmenter = load_pipeline(args.model, "--model", args.device or state.device)
+        segmenter.processor(text=settings.sentences)  # one that is too long is an error once, and not with each video
         with state.main_process_first():
             check_settings(args.output, settings, fingerprint(segmenter.model))
         errors, damages = segment_folder(segmenter, videos, args.output, settings, state, args.batch_size)

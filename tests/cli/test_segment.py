@@ -215,6 +215,16 @@ def test_mistakes_are_named_without_a_traceback(segment, tmp_path, monkeypatch, 
     assert not list(tmp_path.rglob(".*")) and not list(tmp_path.rglob("settings.json"))
 
 
+def test_sentences_are_checked_before_the_videos_of_a_folder(segment, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "videos" / name, moving_squares(2), 10)
+    for sentence, message in (("the " * 30, "30 tokens"), (" ", "is empty")):
+        code, printed, error = segment(tmp_path / "videos", tmp_path / "out", sentences=[sentence])
+        assert code == 2 and error.count(message) == 1 and printed == ""
+        assert not list(tmp_path.rglob("settings.json"))
+
+
 def test_characters_without_a_font_are_named(segment, tmp_path, monkeypatch):
     monkeypatch.setattr(fonts, "_system_fonts", lambda: ())
     fonts._file_for.cache_clear()
