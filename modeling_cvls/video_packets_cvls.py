@@ -256,13 +256,7 @@ def read_packets(source: str | bytes) -> Packets:
         ValueError: it holds no video, or none of its frames can be decoded; the message is the end of a sentence.
     """
     with open_container(source) as container:
-        stream = video_stream(container)
-        if stream is None:
-            raise ValueError("holds no video stream")
-        codec = stream.codec_context
-        if codec is None:
-            raise ValueError("is encoded in a way for which there is no decoder here")
-        codec.thread_count = 1
+        stream, codec = _shown_stream(container)
         name = container.format.name
         is_mov = "mov" in name
         notes = _Notes(codec.name == "vp8", is_mov and codec.name == "h264", name == "mpegts")
@@ -308,6 +302,17 @@ def read_packets(source: str | bytes) -> Packets:
             first=first,
             frame=frame,
         )
+
+
+def _shown_stream(container: av.container.InputContainer) -> tuple[av.VideoStream, av.CodecContext]:
+    """The stream that a player shows, and its decoder, of one thread."""
+    stream = video_stream(container)
+    if stream is None:
+        raise ValueError("holds no video stream")
+    if stream.codec_context is None:
+        raise ValueError("is encoded in a way for which there is no decoder here")
+    stream.codec_context.thread_count = 1
+    return stream, stream.codec_context
 
 
 def _is_end(row: tuple) -> bool:
