@@ -304,7 +304,7 @@ def read_packets(source: str | bytes) -> Packets:
         )
 
 
-def _shown_stream(container: av.container.InputContainer) -> tuple[av.VideoStream, av.CodecContext]:
+def _shown_stream(container: Any) -> tuple[Any, Any]:
     """The stream that a player shows, and its decoder, of one thread."""
     stream = video_stream(container)
     if stream is None:
