@@ -13,6 +13,8 @@ from ..rle_cvls import decode_mask
 
 # The EXIF tag of an image, and the values of it that exchange height and width.
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
+# Modes of Pillow whose pixels are refused, or are where they are out of range.
+UNSURE = ("F", "I", "LAB")
 # One of these is in a PNG that states an orientation.
 PNG_ORIENTATIONS = (b"eXIf", b"exif", b"xmp")
 
@@ -51,8 +53,12 @@ def check_image(image: bytes | str) -> tuple[int, int]:
 
     Raises:
         what Pillow runs into: OSError, SyntaxError, struct.error, DecompressionBombError and others.
+        ValueError: pixels of a type that cannot be read.
     """
     with open_image(image) as opened:
+        if opened.mode in UNSURE:
+            decoded = decode_image(image)
+            return decoded.height, decoded.width
         size = _shown_size(opened)
         # Reads to the end of the file, but a JPEG at an eighth of its size: only whether it decodes is asked.
         opened.draft("RGB", (1, 1))
@@ -68,13 +74,12 @@ def inspect_image(image: bytes | str) -> tuple[int, int]:
     formats, and those whose pixels have a type of which some cannot be read, are decoded.
 
     Raises:
-        as `check_image`; ValueError: pixels of a type that cannot be read.
+        as `check_image`.
     """
     content = image if isinstance(image, bytes) else Path(image).read_bytes()
     with open_image(content) as opened:
-        if opened.mode in ("F", "I", "LAB"):
-            decoded = decode_image(content)
-            return decoded.height, decoded.width
+        if opened.mode in UNSURE:
+            return check_image(content)
         if opened.format == "JPEG" and content.endswith(b"\xff\xd9"):
             return _shown_size(opened)
         # Pillow decodes a PNG to find its orientation, which may stand at its end.

@@ -124,15 +124,16 @@ def test_an_inspected_image_has_the_size_that_is_shown(format):
     assert inspect_image(turned) == check_image(turned) == decode_image(turned).size[::-1] == (48, 32)
 
 
-def test_pixels_that_cannot_be_read_are_found_by_inspecting():
+@pytest.mark.parametrize("look", [inspect_image, check_image])
+def test_pixels_that_cannot_be_read_are_found_by_inspecting(look):
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((8, 9), np.float32)).save(buffer, "tiff")
     with pytest.raises(ValueError, match="its pixels are floating-point numbers"):
-        inspect_image(buffer.getvalue())
+        look(buffer.getvalue())
     buffer = io.BytesIO()
     Image.fromarray(np.full((8, 9), 70_000, np.int32)).save(buffer, "tiff")
     with pytest.raises(ValueError, match="32-bit integers from 70000"):
-        inspect_image(buffer.getvalue())
+        look(buffer.getvalue())
 
 
 def test_an_image_with_something_behind_its_end_is_decoded():

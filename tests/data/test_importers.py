@@ -98,6 +98,10 @@ def test_frames_that_are_no_images(frames, tmp_path):
         with pytest.raises(ValueError, match=rf"{path}: cannot .* \(not an image of a known format\)"):
             convert("frames", frames, tmp_path / "out")
         path.write_bytes(content)
+    path = next(frames.glob("JPEGImages/walk/00001.*"))
+    Image.fromarray(np.zeros((8, 9), np.float32)).save(path, "tiff")
+    with pytest.raises(ValueError, match=rf"{path}: cannot .* \(its pixels are floating-point numbers; convert them"):
+        convert("frames", frames, tmp_path / "out")
 
 
 def test_frames_without_their_parts(frames, tmp_path):
