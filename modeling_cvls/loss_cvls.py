@@ -79,6 +79,8 @@ def targets_of(
         annotated_instances = annotated_frames[..., None].expand(instance_masks.shape[:3])
     if video.frame_mask is not None:
         annotated_frames = annotated_frames & video.frame_mask
+        # a window of a batch may lie behind the end of a clip, and says nothing of its sentences then
+        sentence_mask = sentence_mask & video.frame_mask.any(dim=1, keepdim=True)
     return CVLSTargets(
         referents=referents & sentence_mask[..., None],
         instance_masks=instance_masks.bool(),

@@ -276,6 +276,19 @@ def test_the_loss_of_windows_by_hand(carrying):
     torch.testing.assert_close(found.mask_logits, other.mask_logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_clip_that_ended_before_a_window_has_no_part_in_its_loss(carrying):
+    """A window of two clips, of which the first has only padding there: its losses are those of the second clip."""
+    batch = random_batch(frames=4)
+    for name in ("frame_mask", "annotated_frames"):
+        batch[name][0] = False
+    with torch.no_grad():
+        found = carrying(**batch).losses
+        expected = carrying(**{name: value[1:] for name, value in batch.items()}).losses
+    assert found.keys() == expected.keys() >= {"bce", "dice", "presence", "contrast"}
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("starts", [[0, 3, 6], [6, 3, 0], [0]])
 def test_every_parameter_has_a_finite_gradient(carrying, starts):
     """Also where a clip of the batch has ended before a window, and where no window comes after another."""
