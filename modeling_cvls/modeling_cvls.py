@@ -41,8 +41,7 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
 
     Liang, Luo, Wu, Yang, "Contrastive Video-Language Segmentation", arXiv 2109.14131.
 
-    The model takes B clips of T frames with K sentences of L tokens each. Masks may be boolean or
-    integer, 0 being false.
+    It takes B clips of T frames with K sentences of L tokens each. Masks may be boolean or integer, 0 being false.
 
     Args:
         pixel_values_videos: (B, T, 3, H, W) normalized frames; H and W multiples of 32 and of `token_stride`.
@@ -192,11 +191,12 @@ class CVLSModel(SessionModelMixin, CVLSPreTrainedModel):
         """
         wanted = self._wanted_states(output_hidden_states, output_attentions)
         if window_starts is not None:
-            if pixel_values_videos is None or input_ids is None:
-                raise ValueError("`window_starts` needs `pixel_values_videos` and `input_ids`")
+            if pixel_values_videos is None or input_ids is None or video_features is not None:
+                raise ValueError("`window_starts` needs `pixel_values_videos` and `input_ids`, and no `video_features`")
             clips = {"pixel_values_videos": pixel_values_videos, "frame_mask": frame_mask, "frame_sizes": frame_sizes}
             text = {"input_ids": input_ids, "attention_mask": attention_mask, "sentence_mask": sentence_mask}
             truth = instance_masks, annotated_frames, annotated_instances
+            referents = referents if return_loss else None
             return forward_windows(self, window_starts, clips, text, referents, truth, sentence_state)
         video = self._video_features(pixel_values_videos, frame_mask, frame_sizes, video_features, wanted)
         if (input_ids is None) == (text_features is None):

@@ -232,6 +232,8 @@ class _Notes:
 
     def take_tables(self, source: str | bytes, entries) -> bool:
         """Notes the other packets of an mp4 or mov by its tables, where these are enough; whether they are."""
+        if self._is_vp8:
+            return False  # which frames are hidden stands in the packets
         known = packets_of_tables(source, entries, self.columns()[: len(NOTED)], self._is_h264_of_mov and _has_idr)
         if known is None:
             return False

@@ -6,6 +6,7 @@ and real videos as they are.
 """
 
 import copy
+import hashlib
 import json
 import math
 import time
@@ -189,7 +190,9 @@ class Batches(Dataset):
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         if self.shared is None:
             return self._draw(step)
-        path = self.shared / f"{self.clips.recipe.seed}-{step}.pt"
+        # of the recipe, what decides what is drawn: a training that draws otherwise has other files
+        drawn = replace(self.clips.recipe, steps=0, minutes=0, rate=0, dropout=0, config={})
+        path = self.shared / f"{hashlib.sha256(repr(drawn).encode()).hexdigest()[:16]}-{step}.pt"
         with FileLock(f"{path}.lock"):
             if not path.exists():
                 torch.save(self._draw(step), path.with_suffix(".new"))

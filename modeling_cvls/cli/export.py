@@ -43,3 +43,5 @@ def main(arguments: list[str] | None = None, prog: str = "cvls export") -> None:
         for weights in partial.glob("*.data"):  # beside a graph that they do not fit into
             weights.replace(args.output.with_name(weights.name))
     print(f"{args.output} written; on random inputs of another shape it differs from the model by {difference:.1e}")
+    if model.config.carry_state:
+        print("The graph is that of one window: the state that goes from window to window is left out.")

@@ -140,6 +140,16 @@ def test_torch_export_of_one_frame_size(model, processor, tmp_path):
         module(**{**inputs, "frame_sizes": torch.tensor([SIZE, (64, 64)])})
 
 
+@pytest.mark.parametrize("carry_state", [True, False])
+def test_a_state_that_is_left_out_is_named(make_model, tmp_path, capsys, monkeypatch, carry_state):
+    make_model(carry_state=carry_state).save_pretrained(tmp_path / "checkpoint")
+    monkeypatch.setattr(exporting, "export_model", lambda *arguments: (None, 0.0))
+    monkeypatch.setattr(exporting, "save_exported", lambda exported, kind, path: path.touch())
+    graph = ["--format", "torch_export", "--output", str(tmp_path / "model.pt2")]
+    cvls.main(["export", "--model", str(tmp_path / "checkpoint"), *graph])
+    assert ("the state that goes from window to window is left out" in capsys.readouterr().out) == carry_state
+
+
 @pytest.mark.parametrize(
     ("output", "model_name", "message"),
     [("model.pt2", None, "ends in .onnx"), ("model.onnx", "no/such/folder", "no/such/folder")],

@@ -97,7 +97,8 @@ def test_trainings_share_what_is_drawn(tmp_path):
     from views import View
 
     class Clips:
-        recipe, drawn = Recipe(seed=3), 0
+        def __init__(self, **recipe):
+            self.recipe, self.drawn = Recipe(seed=3, **recipe), 0
 
         def draw(self, step):
             self.drawn += 1
@@ -111,7 +112,10 @@ def test_trainings_share_what_is_drawn(tmp_path):
 
     alone, clips = Batches(Clips(), processor, None)[5], Clips()
     shared = [Batches(clips, processor, tmp_path)[5] for _ in range(2)]
-    assert clips.drawn == 1
+    same, other = Clips(rate=1e-4, config={"contrast_weight": 0}), Clips(pictures=7)
+    for each in (same, other):
+        Batches(each, processor, tmp_path)[5]
+    assert (clips.drawn, same.drawn, other.drawn) == (1, 0, 1)
     for batch in shared:
         assert batch.keys() == alone.keys()
         assert all(torch.equal(value, alone[name]) for name, value in batch.items())

@@ -289,6 +289,15 @@ def test_a_clip_that_ended_before_a_window_has_no_part_in_its_loss(carrying):
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
+def test_windows_take_pixels_and_give_no_loss_where_none_is_wanted(carrying):
+    batch = random_batch(frames=7)
+    with torch.no_grad():
+        assert carrying(**batch, window_starts=[0, 3], return_loss=False).loss is None
+        video = carrying.get_video_features(batch["pixel_values_videos"])
+    with pytest.raises(ValueError, match="no `video_features`"):
+        carrying(**batch, window_starts=[0, 3], video_features=video)
+
+
 @pytest.mark.parametrize("starts", [[0, 3, 6], [6, 3, 0], [0]])
 def test_every_parameter_has_a_finite_gradient(carrying, starts):
     """Also where a clip of the batch has ended before a window, and where no window comes after another."""
