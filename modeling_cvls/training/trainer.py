@@ -33,6 +33,9 @@ from .checkpoints import TRAINING_WEIGHTS, UNFINISHED, finish, full_disk_is_name
 from .recipe import WeightAverage, freeze_parts, load_floating, milestone_schedule, set_learning_rates
 from .stopping import StopOnSignal, TrainingStopped
 
+#: What a batch holds of each frame.
+PER_FRAME = ("pixel_values_videos", "frame_mask", "instance_masks", "annotated_frames", "annotated_instances")
+
 
 class NewClipsEachEpoch(TrainerCallback):
     """Tells the clip sampler the epoch, so that each epoch sees other clips of the same videos."""
@@ -153,10 +156,7 @@ class CVLSTrainer(Trainer):
         """The model's loss. Raises `FloatingPointError` when it is not finite, naming the step and the part."""
         for module in self._still:
             module.eval()
-        if self.model.config.carry_state:
-            num_frames, backward = inputs["pixel_values_videos"].shape[1], self.state.global_step % 2 == 1
-            inputs = {**inputs, "window_starts": starts_of_windows(self.model.config, num_frames, backward)}
-        outputs = model(**inputs)
+        outputs = model(**(self._in_windows(inputs) if self.model.config.carry_state else inputs))
         for name, value in outputs.losses.items():
             self._parts[name].append(value.detach())
         if not outputs.loss.isfinite():
@@ -168,6 +168,15 @@ class CVLSTrainer(Trainer):
                 "in place of fp16 keep it finite; if it is the very first step, look for infinite values in the data"
             )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _in_windows(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Clips that are gone through in windows, forward in one step and backward in the next one."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            # Processes that share weights wait for each other in every window, so all must have as many of them.
+            padded = {name: self.accelerator.pad_across_processes(inputs[name], dim=1) for name in PER_FRAME}
+            inputs = {**inputs, **padded}
+        num_frames, backward = inputs["pixel_values_videos"].shape[1], self.state.global_step % 2 == 1
+        return {**inputs, "window_starts": starts_of_windows(self.model.config, num_frames, backward)}
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """The model has the averaged weights inside the `with`, if `ema_decay` asks for an average."""

@@ -326,6 +326,26 @@ def test_training_goes_through_windows_in_both_directions(make_model, make_train
     assert model.carry.mark.any() and model.carry.pull.any()
 
 
+def test_processes_that_share_weights_go_through_as_many_windows(make_model, make_trainer, monkeypatch):
+    """The clips of another process are longer; those of this one are padded, which changes nothing of their windows."""
+    trainer = make_trainer()
+    trainer.model = make_model(carry_state=True)
+    batch, given = random_batch(frames=4), {}
+    trainer.model.register_forward_pre_hook(lambda module, args, kwargs: given.update(kwargs), with_kwargs=True)
+    alone = trainer.compute_loss(trainer.model, batch)
+    assert given["window_starts"] == [0] and given["pixel_values_videos"].shape[1] == 4
+
+    def as_long_as_others(tensor, dim):
+        return torch.cat([tensor, torch.zeros_like(tensor.narrow(dim, 0, 3))], dim=dim)
+
+    trainer.is_fsdp_enabled = True
+    monkeypatch.setattr(trainer.accelerator, "pad_across_processes", as_long_as_others)
+    both = trainer.compute_loss(trainer.model, batch)
+    assert given["window_starts"] == [0, 3]
+    assert {value.shape[1] for name, value in given.items() if name in batch and value.shape[1] > 3} == {7}
+    assert both.isfinite() and alone.isfinite()
+
+
 def test_a_clip_of_training_has_as_many_windows_as_asked_for(make_model, processor):
     def length(windows, **config):
         data_args = DataArguments(windows_per_clip=windows)
