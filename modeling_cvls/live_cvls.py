@@ -44,12 +44,14 @@ class LiveOptions:
             to `window` - 1. With `window` - 1 the results are those of a file. The smaller it is, the more windows are
             computed, and the less a result knows of what comes after the frame; 0 is causal and computes one window per
             frame.
+        carries: whether sentences carry a state, of a model that has one.
     """
 
     fps: float | None
     window: int
     overlap: int
     look_ahead: int
+    carries: bool = True
 
     def __post_init__(self):
         if self.fps is not None and not self.fps > 0:
@@ -98,7 +100,8 @@ class CVLSLive:
         """Segments these sentences from the next window on: all frames whose results that window completes, and the
         later ones, are answered by them."""
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
-        self._asked = sentences, SentenceLogits(self._model, self._processor(text=sentences))
+        text = self._processor(text=sentences)
+        self._asked = sentences, SentenceLogits(self._model, text, passes=int(self._live.carries))
 
     def push(self, image: Picture, time: float | None = None) -> list[dict[str, Any]]:
         """Takes one more frame.

@@ -216,7 +216,7 @@ class CVLSPipeline(ChunkPipeline):
             windows = _window_of(self.model.config, given)
             session = CVLSVideoSession(self.processor, selection, reader, *windows, options, self.model)
             session.encode(given.get("progress", False))
-        session.options = MaskOptions(**self._forward_params)
+        session.options, session.passes = MaskOptions(**self._forward_params), self._preprocess_params.get("passes")
         return session
 
     def live(
@@ -240,7 +240,9 @@ class CVLSPipeline(ChunkPipeline):
         if preprocess.keys() - {"window", "overlap"}:
             raise TypeError(f"a live stream takes no {', '.join(sorted(preprocess.keys() - {'window', 'overlap'}))}")
         window, overlap = _window_of(self.model.config, {**self._preprocess_params, **preprocess})
-        options = LiveOptions(fps, window, overlap, window - 1 if look_ahead is None else look_ahead)
+        look_ahead = window - 1 if look_ahead is None else look_ahead
+        carries = self._preprocess_params.get("passes") != 0
+        options = LiveOptions(fps, window, overlap, look_ahead, carries)
         masks = MaskOptions(**{**self._forward_params, **masks})
         return CVLSLive(self.model, self.processor, sentences, options, masks)
 

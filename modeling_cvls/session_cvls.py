@@ -40,6 +40,7 @@ class CVLSVideoSession:
         selection: the frames that are gone through.
         store: the features.
         options: how masks are made, unless `ask` and `stream` are told otherwise.
+        passes: of `ask` and `stream`, unless these are told otherwise; None: 2 and 1.
         prompts: the sentences that `CVLSProcessor.add_text_prompt` added.
     """
 
@@ -56,6 +57,7 @@ class CVLSVideoSession:
         self.processor, self.selection, self.reader = processor, selection, reader
         self._sizes: FrameSizes | None = None
         self.options = MaskOptions()
+        self.passes: int | None = None
         self.prompts: list[str] = []
         self._given_windows = window, overlap
         self.store = FeatureStore(cache or CacheOptions())
@@ -164,7 +166,8 @@ class CVLSVideoSession:
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
         order = kwargs.get("frame_indices")
         order = self.selection.order if order is None else list(order)
-        results = self.stream(sentences, **{"passes": 2, **kwargs, "return_frames": False})
+        passes = 2 if self.passes is None else self.passes
+        results = self.stream(sentences, **{"passes": passes, **kwargs, "return_frames": False})
         found = sentence_results(results, sentences, order)
         damage = {"missing_frames": self.missing_frames, "gaps": self.gaps}
         return [result | damage for result in found]
@@ -174,14 +177,15 @@ class CVLSVideoSession:
         sentences: str | list[str],
         frame_indices: Sequence[int] | None = None,
         batch_size: int = 1,
-        passes: int = 1,
+        passes: int | None = None,
         progress: bool = False,
         **kwargs,
     ) -> Iterator[dict[str, Any]]:
         """The same, frame by frame as they are done, in the order of time.
 
         Args:
-            sentences, frame_indices, batch_size, passes, progress and all others: as for `ask`.
+            sentences, frame_indices, batch_size, progress and all others: as for `ask`.
+            passes: as for `ask`; default: 1.
             return_frames (`bool`, False): give the frames too, which decodes them again.
 
         Returns:
@@ -197,7 +201,8 @@ class CVLSVideoSession:
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
         text = self.processor(text=sentences)
         wanted = self._positions(frame_indices)
-        passes = passes_of(self.model.config, passes)
+        own = 1 if self.passes is None else self.passes
+        passes = passes_of(self.model.config, own if passes is None else passes)
         batches = plan_windows(len(self), self._window, self._overlap, wanted, batch_size, passes)
         results = self._results(self._logits(text, batches, progress, passes), wanted, options)
         if self.reader is not None:

@@ -114,6 +114,21 @@ def test_two_passes_are_those_of_files_and_sessions(segmenter):
         segmenter(NOISE, SENTENCES, passes=3)
 
 
+@pytest.mark.parametrize("passes", [0, 1, 2])
+def test_what_the_pipeline_is_told_holds_for_its_sessions_and_live_streams(carrying, processor, segmenter, passes):
+    told = CVLSPipeline(model=carrying, processor=processor, device="cpu", presence_threshold=0, passes=passes)
+    expected = list(segmenter.stream(NOISE, SENTENCES, passes=passes))
+    check_same(told.stream(NOISE, SENTENCES), expected, differing=1e-4)
+    check_same(frames_of(told(NOISE, SENTENCES)), expected, differing=1e-4)
+    with told.open(NOISE, dtype=None) as session:
+        check_same(session.stream(SENTENCES), expected, differing=1e-4)
+        check_same(frames_of(session.ask(SENTENCES)), expected, differing=1e-4)
+        assert differ(expected, session.stream(SENTENCES, passes=(passes + 1) % 3))
+    live = told.live(SENTENCES)
+    found = [result for picture in NOISE for result in live.push(picture)] + live.close()
+    check_same(found, segmenter.stream(NOISE, SENTENCES, passes=min(passes, 1)), differing=1e-4)
+
+
 def test_some_frames_have_the_results_that_they_have_among_all(segmenter):
     of_all = {passes: list(segmenter.stream(NOISE, SENTENCES, passes=passes)) for passes in (1, 2)}
     chosen = [5, 11]
