@@ -4,6 +4,7 @@ An uploaded file is read by native code, which a damaged or hostile file can mak
 that ends the other process, and the page says so.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -246,10 +247,11 @@ def answer_job(job: dict, limits: ClipLimits) -> str:
     """The answer to a job, in JSON."""
     try:
         answer = write_clip(job["path"], job["output"], limits)
-    except (OSError, ValueError) as error:
-        answer = {"error": str(error)}
-    except MemoryError:
-        answer = {"error": f"{job['path']} needs more than {limits.decoding_memory / 1e9:g} GB of memory to decode."}
+    except (MemoryError, OSError, ValueError) as error:
+        message = str(error)
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            message = f"{job['path']} needs more than {limits.decoding_memory / 1e9:g} GB of memory to decode."
+        answer = {"error": message}
     return json.dumps(answer)
 
 

@@ -1,5 +1,6 @@
 """What serves the page, without its browser part: decoding in another process, deletion of old files, sentences."""
 
+import errno
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from PIL import Image
 
 from factories import SENTENCES, SHARED, declare_samples
 from modeling_cvls import FrameReader
+from modeling_cvls.demo import decoding
 from modeling_cvls.demo.clips import KEPT, Clips
 from modeling_cvls.demo.decoding import ClipLimits, Decoder
 from modeling_cvls.demo.results import score_table, segment_clip
@@ -187,6 +189,15 @@ def test_time_and_memory_are_limited(decoder, good, tmp_path, monkeypatch):
         monkeypatch.setattr(decoder, "limits", limits)
         with pytest.raises(ValueError, match=message):
             decoder.decode(good, tmp_path / "frames")
+
+
+def test_memory_that_the_system_refuses_is_named(monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "a file that has nothing to do with the clip")
+
+    monkeypatch.setattr(decoding, "write_clip", refuse)
+    answer = json.loads(decoding.answer_job({"path": "good.mp4", "output": "frames"}, ClipLimits()))
+    assert answer == {"error": "good.mp4 needs more than 2 GB of memory to decode."}
 
 
 @pytest.mark.slow
