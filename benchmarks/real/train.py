@@ -28,6 +28,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from views import View, ViewSampler, composite_view, jitter
 
 from modeling_cvls import CVLSModel, CVLSProcessor, CVLSVideoProcessor
+from modeling_cvls.atomic import written_together
 from modeling_cvls.composites import Catalog, SourceFolders, read_catalog
 from modeling_cvls.composites.catalog import PEOPLE
 
@@ -195,8 +196,8 @@ class Batches(Dataset):
         path = self.shared / f"{hashlib.sha256(repr(drawn).encode()).hexdigest()[:16]}-{step}.pt"
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                torch.save(self._draw(step), path.with_suffix(".new"))
-                path.with_suffix(".new").replace(path)
+                with written_together(path) as folder:
+                    torch.save(self._draw(step), folder / path.name)
         return torch.load(path, weights_only=True)
 
     def _draw(self, step: int) -> dict[str, torch.Tensor]:
@@ -290,8 +291,8 @@ class Training:
         self.processor.save_pretrained(self.output)
         state = {"trained": {name: value.detach() for name, value in self.trained.items()}, "averaged": self.averaged}
         state |= {"step": self.step, "seconds": self.seconds, "optimizer": self.optimizer.state_dict()}
-        torch.save(state, self.output / "state.new")
-        (self.output / "state.new").replace(self.output / "state.pt")
+        with written_together(self.output / "state.pt") as folder:
+            torch.save(state, folder / "state.pt")
 
     def _train_step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         recipe = self.recipe
